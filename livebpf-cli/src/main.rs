@@ -1,0 +1,2 @@
+//! The `livebpf` command.
+fn main() {}

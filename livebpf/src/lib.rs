@@ -1,0 +1,26 @@
+//! A userspace eBPF runtime for x86-64 Linux that re-links running code.
+//!
+//! The path of the data, each module importing only what stands before it:
+//!
+//! ```text
+//! ELF bytes ─ object ─→ Object ─ link ─→ Program ─ verify ─→ Verified ─ jit ─→ Code ─ text ─→ Image ─ run
+//! ```
+#![deny(unsafe_code)]
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+compile_error!("livebpf generates x86-64 code and needs Linux");
+
+pub mod insn;
+pub mod object;
+pub mod link;
+pub mod helper;
+pub mod map;
+pub mod context;
+pub mod verify;
+pub mod jit;
+pub mod text;
+pub mod rcu;
+pub mod interp;
+pub mod run;
+pub mod runtime;
+pub mod observe;

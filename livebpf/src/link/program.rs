@@ -1,0 +1,153 @@
+//! One linked program: everything that verification and compilation need, and nothing of ELF.
+
+use std::sync::Arc;
+
+use crate::insn::{Insns, Pc};
+use crate::object::{MapDef, ProgramKind};
+
+/// A map of one program: an index into [`Program::maps`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct MapId(pub u32);
+
+/// A function of one program: an index into [`Program::subprogs`]; 0 is the main function.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct SubprogId(pub u32);
+
+/// A linked program: the main function first, then every subprogram it can reach.
+///
+/// In `insns` a map is `Imm64::MapIdx(i)` or `Imm64::MapIdxValue { idx: i, off }` with `i` an index into `maps`;
+/// calls of subprograms are relative within `insns`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Function name of the entry, for instance `classifier_0`.
+    pub name: String,
+    /// ELF section it came from.
+    pub section: String,
+    /// Program type and attach type.
+    pub kind: ProgramKind,
+    /// Licence string of the object; empty where it has none.
+    pub license: String,
+    /// All instructions.
+    pub insns: Insns,
+    /// The functions, in order of `start`, without gaps; the first is the entry.
+    pub subprogs: Vec<Subprogram>,
+    /// The maps it refers to, each once.
+    pub maps: Vec<Arc<MapDef>>,
+    /// Source lines by position, ascending; empty without BTF.ext.
+    pub lines: Vec<LineInfo>,
+}
+
+/// One function of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subprogram {
+    /// Symbol name.
+    pub name: String,
+    /// First slot.
+    pub start: Pc,
+    /// One past the last slot.
+    pub end: Pc,
+    /// Global linkage in BTF: verified on its own.
+    pub global: bool,
+    /// Signature from BTF's func_info; `None` without BTF.
+    pub signature: Option<FuncSig>,
+}
+
+/// A function's signature, as far as verification needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FuncSig {
+    /// Return type.
+    pub ret: TypeKind,
+    /// Parameters: name and type, in order.
+    pub params: Vec<(String, TypeKind)>,
+    /// Declaration tags (`arg:ctx`, `arg:nonnull`): (parameter index, tag).
+    pub tags: Vec<(u32, String)>,
+}
+
+/// A BTF type with modifiers and typedefs removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TypeKind {
+    /// `void`
+    Void,
+    /// An integer or `bool`: bytes, signed.
+    Int {
+        /// Bytes.
+        size: u32,
+        /// Signed.
+        signed: bool,
+    },
+    /// An enum: bytes.
+    Enum {
+        /// Bytes.
+        size: u32,
+    },
+    /// A pointer to the given type.
+    Ptr(Box<TypeKind>),
+    /// A struct or union: name (may be empty) and bytes.
+    Struct {
+        /// Tag.
+        name: String,
+        /// Bytes.
+        size: u32,
+    },
+    /// Anything else (arrays, floats, functions, forward declarations): BTF kind name and bytes where it has a size.
+    Other {
+        /// For instance `array`.
+        kind: String,
+        /// Bytes, 0 where unknown.
+        size: u32,
+    },
+}
+
+/// One line record: it holds from `pc` to the next record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineInfo {
+    /// First slot it covers.
+    pub pc: Pc,
+    /// Source file.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1; 0 unknown.
+    pub column: u32,
+    /// The source line's text.
+    pub text: Arc<str>,
+}
+
+impl Program {
+    /// The line record that covers `pc`.
+    pub fn line_at(&self, pc: Pc) -> Option<&LineInfo> {
+        let n = self.lines.partition_point(|l| l.pc <= pc);
+        n.checked_sub(1).map(|i| &self.lines[i])
+    }
+    /// The function that contains `pc`.
+    pub fn subprog_at(&self, pc: Pc) -> Option<SubprogId> {
+        let n = self.subprogs.partition_point(|s| s.start <= pc);
+        n.checked_sub(1).filter(|&i| pc < self.subprogs[i].end).map(|i| SubprogId(i as u32))
+    }
+    /// The function that begins at `pc`.
+    pub fn subprog_starting_at(&self, pc: Pc) -> Option<SubprogId> {
+        self.subprogs.binary_search_by_key(&pc, |s| s.start).ok().map(|i| SubprogId(i as u32))
+    }
+    /// A map's definition.
+    ///
+    /// # Panics
+    /// When `id` is not of this program.
+    pub fn map(&self, id: MapId) -> &Arc<MapDef> {
+        &self.maps[id.0 as usize]
+    }
+    /// A program of a single function, without maps, names or lines: for tests and tools.
+    pub fn bare(name: &str, kind: ProgramKind, insns: Insns) -> Program {
+        let end = Pc(insns.len());
+        let main = Subprogram { name: name.to_owned(), start: Pc(0), end, global: true, signature: None };
+        Program {
+            name: name.to_owned(),
+            section: String::new(),
+            kind,
+            license: "Dual MIT/GPL".to_owned(),
+            insns,
+            subprogs: vec![main],
+            maps: Vec::new(),
+            lines: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Program types and attach types, numbered as in the kernel's UAPI.
+
+/// Program types, numbered as in `enum bpf_prog_type`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ProgType(pub u32);
+
+#[allow(missing_docs)]
+impl ProgType {
+    pub const SOCKET_FILTER: ProgType = ProgType(1);
+    pub const KPROBE: ProgType = ProgType(2);
+    pub const SCHED_CLS: ProgType = ProgType(3);
+    pub const SCHED_ACT: ProgType = ProgType(4);
+    pub const TRACEPOINT: ProgType = ProgType(5);
+    pub const XDP: ProgType = ProgType(6);
+    pub const PERF_EVENT: ProgType = ProgType(7);
+    pub const CGROUP_SKB: ProgType = ProgType(8);
+    pub const LWT_IN: ProgType = ProgType(10);
+    pub const LWT_OUT: ProgType = ProgType(11);
+    pub const LWT_XMIT: ProgType = ProgType(12);
+    pub const RAW_TRACEPOINT: ProgType = ProgType(17);
+    pub const LWT_SEG6LOCAL: ProgType = ProgType(19);
+    pub const FLOW_DISSECTOR: ProgType = ProgType(22);
+    pub const TRACING: ProgType = ProgType(26);
+    pub const EXT: ProgType = ProgType(28);
+    pub const SYSCALL: ProgType = ProgType(31);
+}
+
+impl ProgType {
+    const NAMES: [&'static str; 33] = [
+        "unspec", "socket_filter", "kprobe", "sched_cls", "sched_act", "tracepoint", "xdp", "perf_event", "cgroup_skb",
+        "cgroup_sock", "lwt_in", "lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "sk_msg",
+        "raw_tracepoint", "cgroup_sock_addr", "lwt_seg6local", "lirc_mode2", "sk_reuseport", "flow_dissector",
+        "cgroup_sysctl", "raw_tracepoint_writable", "cgroup_sockopt", "tracing", "struct_ops", "ext", "lsm", "sk_lookup",
+        "syscall", "netfilter",
+    ];
+    /// bpftool's name, for instance `sched_cls`.
+    pub fn name(self) -> Option<&'static str> {
+        Self::NAMES.get(self.0 as usize).copied()
+    }
+    /// The type with bpftool's name `name`.
+    pub fn from_name(name: &str) -> Option<ProgType> {
+        Self::NAMES.iter().position(|n| *n == name).map(|i| ProgType(i as u32))
+    }
+}
+
+impl std::fmt::Display for ProgType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "program type {}", self.0),
+        }
+    }
+}
+
+/// Attach types, numbered as in `enum bpf_attach_type`; 0 where the type has none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AttachType(pub u32);
+
+/// What a section name says about the programs in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ProgramKind {
+    /// The program type.
+    pub prog_type: ProgType,
+    /// The expected attach type.
+    pub attach_type: AttachType,
+    /// `xdp.frags`: multi-buffer packets are understood.
+    pub xdp_frags: bool,
+    /// `.s`: may sleep.
+    pub sleepable: bool,
+}
+
+impl ProgramKind {
+    /// A plain program of the given type.
+    pub const fn new(prog_type: ProgType) -> ProgramKind {
+        ProgramKind { prog_type, attach_type: AttachType(0), xdp_frags: false, sleepable: false }
+    }
+}

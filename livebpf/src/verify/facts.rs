@@ -1,0 +1,80 @@
+//! What verification found out, as far as code generation and execution use it.
+//!
+//! Every fact holds on *all* paths and in all call contexts that reach the instruction.
+
+use crate::context::RecordAccess;
+use crate::insn::Pc;
+use crate::link::MapId;
+
+/// Facts about a whole program.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// By function, in the order of `Program::subprogs`.
+    pub funcs: Vec<FuncFacts>,
+    /// By slot.
+    pub insns: Vec<InsnFacts>,
+    /// Instructions processed during verification.
+    pub processed: u64,
+    /// Most states kept at once.
+    pub peak_states: u64,
+    /// The program (any function of it) contains a tail call that can be reached.
+    pub has_tail_call: bool,
+    /// May write packet bytes or move packet pointers.
+    pub changes_packet: bool,
+}
+
+/// Facts about one function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FuncFacts {
+    /// Deepest byte of the stack used, not rounded: 0 to 512.
+    pub stack_depth: u32,
+    /// Which of R6, R7, R8, R9 the function's own instructions mention.
+    pub callee_saved: [bool; 4],
+    /// It calls a helper other than tail_call.
+    pub calls_helper: bool,
+    /// It calls a subprogram.
+    pub calls_subprog: bool,
+    /// It contains a tail call itself.
+    pub tail_call: bool,
+}
+
+/// Facts about one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct InsnFacts {
+    /// Some path reaches it. Unreached code is dead and need not be emitted.
+    pub reached: bool,
+    /// A load or store through the context: where it lands in the record.
+    pub record: Option<RecordAccess>,
+    /// A helper call whose map argument is this map on every path.
+    pub map: Option<MapId>,
+    /// A tail call: what is known about it.
+    pub tail_call: Option<TailCall>,
+    /// A conditional jump that goes the same way on every path: `Some(true)` is always taken.
+    pub always: Option<bool>,
+}
+
+/// How a tail call is to be compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TailCall {
+    /// One map and one constant index, below the map's size, on every path.
+    Direct {
+        /// The program array.
+        map: MapId,
+        /// The slot.
+        index: u32,
+    },
+    /// One map, index from R3.
+    Indirect {
+        /// The program array.
+        map: MapId,
+    },
+    /// The map comes from R2 (an address of a map object).
+    Dynamic,
+}
+
+impl Facts {
+    /// Facts about the instruction at `pc`; nothing known past the end.
+    pub fn at(&self, pc: Pc) -> InsnFacts {
+        self.insns.get(pc.index()).copied().unwrap_or_default()
+    }
+}
