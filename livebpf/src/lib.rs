@@ -10,17 +10,17 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("livebpf generates x86-64 code and needs Linux");
 
-pub mod insn;
-pub mod object;
-pub mod link;
-pub mod helper;
-pub mod map;
 pub mod context;
-pub mod verify;
-pub mod jit;
-pub mod text;
-pub mod rcu;
+pub mod helper;
+pub mod insn;
 pub mod interp;
+pub mod jit;
+pub mod link;
+pub mod map;
+pub mod object;
+pub mod observe;
+pub mod rcu;
 pub mod run;
 pub mod runtime;
-pub mod observe;
+pub mod text;
+pub mod verify;

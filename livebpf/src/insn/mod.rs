@@ -25,9 +25,8 @@ impl Reg {
     /// The read-only frame pointer.
     pub const FP: Reg = Reg(10);
     /// All registers in order.
-    pub const ALL: [Reg; 11] = [
-        Reg(0), Reg(1), Reg(2), Reg(3), Reg(4), Reg(5), Reg(6), Reg(7), Reg(8), Reg(9), Reg(10),
-    ];
+    pub const ALL: [Reg; 11] =
+        [Reg(0), Reg(1), Reg(2), Reg(3), Reg(4), Reg(5), Reg(6), Reg(7), Reg(8), Reg(9), Reg(10)];
     /// The register numbered `n`, or `None` above 10.
     pub const fn new(n: u8) -> Option<Reg> {
         if n <= 10 { Some(Reg(n)) } else { None }
@@ -240,41 +239,124 @@ pub enum Imm64 {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)]
 pub enum Insn {
-    Alu { op: AluOp, width: Width, dst: Reg, src: Src },
-    Neg { width: Width, dst: Reg },
-    Mov { width: Width, dst: Reg, src: Src },
+    Alu {
+        op: AluOp,
+        width: Width,
+        dst: Reg,
+        src: Src,
+    },
+    Neg {
+        width: Width,
+        dst: Reg,
+    },
+    Mov {
+        width: Width,
+        dst: Reg,
+        src: Src,
+    },
     /// Move with sign extension from `from` (B, H; W only at 64 bits).
-    MovSx { width: Width, from: Size, dst: Reg, src: Reg },
+    MovSx {
+        width: Width,
+        from: Size,
+        dst: Reg,
+        src: Reg,
+    },
     /// `size` is H, W or DW.
-    Endian { op: EndianOp, size: Size, dst: Reg },
+    Endian {
+        op: EndianOp,
+        size: Size,
+        dst: Reg,
+    },
     /// Two slots.
-    LoadImm64 { dst: Reg, value: Imm64 },
-    Load { size: Size, dst: Reg, base: Reg, off: i16 },
+    LoadImm64 {
+        dst: Reg,
+        value: Imm64,
+    },
+    Load {
+        size: Size,
+        dst: Reg,
+        base: Reg,
+        off: i16,
+    },
     /// Sign-extending load; `size` is B, H or W.
-    LoadSx { size: Size, dst: Reg, base: Reg, off: i16 },
-    Store { size: Size, base: Reg, off: i16, src: Src },
+    LoadSx {
+        size: Size,
+        dst: Reg,
+        base: Reg,
+        off: i16,
+    },
+    Store {
+        size: Size,
+        base: Reg,
+        off: i16,
+        src: Src,
+    },
     /// `width` 32 or 64.
-    Atomic { op: AtomicOp, width: Width, base: Reg, off: i16, src: Reg },
-    LoadAcquire { size: Size, dst: Reg, base: Reg, off: i16 },
-    StoreRelease { size: Size, base: Reg, off: i16, src: Reg },
+    Atomic {
+        op: AtomicOp,
+        width: Width,
+        base: Reg,
+        off: i16,
+        src: Reg,
+    },
+    LoadAcquire {
+        size: Size,
+        dst: Reg,
+        base: Reg,
+        off: i16,
+    },
+    StoreRelease {
+        size: Size,
+        base: Reg,
+        off: i16,
+        src: Reg,
+    },
     /// Legacy packet load into R0 at a constant offset; `size` is B, H or W.
-    LoadAbs { size: Size, off: i32 },
+    LoadAbs {
+        size: Size,
+        off: i32,
+    },
     /// Legacy packet load into R0 at `src + off`; `size` is B, H or W.
-    LoadInd { size: Size, src: Reg, off: i32 },
+    LoadInd {
+        size: Size,
+        src: Reg,
+        off: i32,
+    },
     /// `goto` (16-bit offset on the wire).
-    Ja { off: i16 },
+    Ja {
+        off: i16,
+    },
     /// `gotol` (32-bit offset on the wire, cpu v4).
-    JaL { off: i32 },
-    MayGoto { off: i16 },
-    Jmp { cond: Cond, width: Width, dst: Reg, src: Src, off: i16 },
+    JaL {
+        off: i32,
+    },
+    MayGoto {
+        off: i16,
+    },
+    Jmp {
+        cond: Cond,
+        width: Width,
+        dst: Reg,
+        src: Src,
+        off: i16,
+    },
     /// A helper by number.
-    Call { helper: u32 },
+    Call {
+        helper: u32,
+    },
     /// A subprogram.
-    CallSubprog { off: i32 },
+    CallSubprog {
+        off: i32,
+    },
     /// A kernel function by BTF id, in the BTF object numbered `off` (0: vmlinux).
-    CallKfunc { btf_id: i32, off: i16 },
+    CallKfunc {
+        btf_id: i32,
+        off: i16,
+    },
     /// `callx`: call through a register. Clang emits it; the kernel refuses it.
-    CallX { reg: Reg },
+    CallX {
+        reg: Reg,
+    },
     Exit,
 }
 
