@@ -4,6 +4,10 @@
 //! [`record`]: packet pointers as 64-bit words, then the UAPI struct's scalars verbatim. The verifier checks an
 //! access against [`ContextDesc`] and notes where in the record it lands ([`Field::in_record`]).
 
+mod describe;
+
+pub use describe::{describe, describe_kind};
+
 use crate::insn::Size;
 use crate::object::ProgType;
 
@@ -31,10 +35,43 @@ pub struct Field {
     pub size: u32,
     /// What it holds.
     pub kind: FieldKind,
-    /// Programs may write it (whole field only, unless `narrow`).
+    /// Programs may write it; the whole field at once, unless `any_size`.
     pub writable: bool,
-    /// Narrower reads at any aligned offset inside it are allowed.
+    /// Narrower reads at any aligned offset inside it are allowed. Sign-extending ones are not allowed where `kind` is
+    /// a packet pointer.
     pub narrow: bool,
+    /// Reads, and writes where `writable`, of any size at any aligned offset that stay inside it (`cb`).
+    pub any_size: bool,
+    /// Bytes that a write of the whole field keeps; less than `size` where the kernel's own field is smaller
+    /// (`tc_index`, `tc_classid`, `queue_mapping`).
+    pub stored: u32,
+}
+
+impl Field {
+    /// Where an access at `off` bytes into the *UAPI struct* lands in the record, `None` where this field does not
+    /// allow it (kernel: `*_is_valid_access`, `bpf_ctx_narrow_access_ok`).
+    pub fn in_record(&self, off: u32, size: Size, write: bool) -> Option<RecordAccess> {
+        let bytes = size.bytes();
+        let inside = off >= self.offset && off.checked_add(bytes)? <= self.offset + self.size;
+        if !inside || !off.is_multiple_of(bytes) || (write && !self.writable) {
+            return None;
+        }
+        let whole = off == self.offset && bytes == self.size;
+        let part = self.any_size || (self.narrow && !write);
+        if !whole && !part {
+            return None;
+        }
+        match self.kind {
+            FieldKind::Scalar if write && whole && !self.any_size => {
+                let size = Size::from_bytes(self.stored)?;
+                Some(RecordAccess { offset: record::UAPI + off, size })
+            }
+            FieldKind::Scalar => Some(RecordAccess { offset: record::UAPI + off, size }),
+            FieldKind::PacketData => Some(RecordAccess { offset: record::DATA, size: Size::DW }),
+            FieldKind::PacketEnd => Some(RecordAccess { offset: record::DATA_END, size: Size::DW }),
+            FieldKind::PacketMeta => Some(RecordAccess { offset: record::DATA_META, size: Size::DW }),
+        }
+    }
 }
 
 /// A context struct.
@@ -46,6 +83,24 @@ pub struct ContextDesc {
     pub size: u32,
     /// Fields by offset; gaps are not accessible.
     pub fields: &'static [Field],
+}
+
+impl ContextDesc {
+    /// The field that contains byte `off` of the UAPI struct.
+    pub fn field_at(&self, off: u32) -> Option<&'static Field> {
+        let n = self.fields.partition_point(|f| f.offset <= off);
+        n.checked_sub(1).map(|i| &self.fields[i]).filter(|f| off < f.offset + f.size)
+    }
+    /// The field with UAPI name `name`.
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|f| f.name == name)
+    }
+    /// The field that an access at `off` bytes into the UAPI struct touches and where it lands in the record; `None`
+    /// where it is not allowed.
+    pub fn access(&self, off: u32, size: Size, write: bool) -> Option<(&'static Field, RecordAccess)> {
+        let field = self.field_at(off)?;
+        field.in_record(off, size, write).map(|place| (field, place))
+    }
 }
 
 /// A program type: its context, helpers and return range.

@@ -3,7 +3,11 @@
 //! The functions themselves are native glue and live in `run::helpers`; this room holds what the verifier, the
 //! code generator and the interpreter need to know about them, as data.
 
+mod builtin;
+
 use std::collections::BTreeMap;
+
+use thiserror::Error;
 
 /// What an argument must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +62,8 @@ pub struct Proto {
     pub ret: Ret,
     /// Packet pointers are stale after the call.
     pub changes_packet: bool,
+    /// Memory arguments may lie in the packet.
+    pub packet_memory: bool,
     /// Needs a GPL-compatible licence.
     pub gpl_only: bool,
 }
@@ -87,13 +93,169 @@ pub struct Table {
     protos: BTreeMap<u32, Proto>,
 }
 
+/// Why a helper cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum TableError {
+    #[error("helper {name}: number {id} belongs to the kernel's helpers, wanted {FIRST_CUSTOM} or more")]
+    Reserved { name: String, id: u32 },
+    #[error("helper {name}: number {id} is taken by {by}")]
+    NumberTaken { name: String, id: u32, by: String },
+    #[error("helper {id}: the name {name} is taken by helper {by}")]
+    NameTaken { id: u32, name: String, by: u32 },
+    #[error("helper {id}: found the name {name:?}, wanted a C identifier")]
+    BadName { id: u32, name: String },
+    #[error("helper {name}: {found} arguments, wanted at most 5")]
+    TooManyArgs { name: String, found: usize },
+    #[error("helper {name}: argument {arg} is a memory address, wanted its size in the next argument")]
+    MemWithoutSize { name: String, arg: usize },
+    #[error("helper {name}: argument {arg} is a size, wanted a memory address in the argument before")]
+    SizeWithoutMem { name: String, arg: usize },
+    #[error("helper {name}: argument {arg} depends on a map, wanted a map in an argument before")]
+    NoMap { name: String, arg: usize },
+    #[error("helper {name}: argument {arg} is a second map, wanted at most one")]
+    SecondMap { name: String, arg: usize },
+    #[error("helper {name}: the result depends on a map, wanted a map among the arguments")]
+    ResultWithoutMap { name: String },
+}
+
+impl Arg {
+    /// A memory address whose size is the next argument.
+    pub const fn has_size(self) -> bool {
+        matches!(self, Arg::Mem | Arg::MemOrNull | Arg::MemUninit)
+    }
+    /// The size of the memory in the argument before.
+    pub const fn is_size(self) -> bool {
+        matches!(self, Arg::Size | Arg::SizeOrZero)
+    }
+    /// Memory whose size is the map's key or value size.
+    pub const fn needs_map(self) -> bool {
+        matches!(self, Arg::MapKey | Arg::MapValue | Arg::MapValueUninit)
+    }
+}
+
+impl Proto {
+    /// Checks that the contract makes sense by itself: at most five arguments, sizes beside their memory, maps before
+    /// what depends on them.
+    pub fn check(&self) -> Result<(), TableError> {
+        let name = || self.name.clone();
+        if self.args.len() > 5 {
+            return Err(TableError::TooManyArgs { name: name(), found: self.args.len() });
+        }
+        let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+        if !self.name.starts_with(letter) || !self.name.chars().all(|c| letter(c) || c.is_ascii_digit()) {
+            return Err(TableError::BadName { id: self.id, name: name() });
+        }
+        let mut map = false;
+        for (i, arg) in self.args.iter().enumerate() {
+            let number = i + 1;
+            let before = i.checked_sub(1).map(|i| self.args[i]);
+            if arg.has_size() && !self.args.get(number).is_some_and(|a| a.is_size()) {
+                return Err(TableError::MemWithoutSize { name: name(), arg: number });
+            }
+            if arg.is_size() && !before.is_some_and(Arg::has_size) {
+                return Err(TableError::SizeWithoutMem { name: name(), arg: number });
+            }
+            if arg.needs_map() && !map {
+                return Err(TableError::NoMap { name: name(), arg: number });
+            }
+            if *arg == Arg::Map && std::mem::replace(&mut map, true) {
+                return Err(TableError::SecondMap { name: name(), arg: number });
+            }
+        }
+        if self.ret == Ret::MapValueOrNull && !map {
+            return Err(TableError::ResultWithoutMap { name: name() });
+        }
+        Ok(())
+    }
+}
+
 impl Table {
+    /// The kernel's helpers that livebpf provides.
+    pub fn builtin() -> Table {
+        let protos = builtin::protos().into_iter().map(|p| (p.id, p)).collect();
+        Table { protos }
+    }
     /// The helper numbered `id`.
     pub fn get(&self, id: u32) -> Option<&Proto> {
         self.protos.get(&id)
     }
-    /// Adds or replaces one.
+    /// The helper named `name`, without `bpf_`.
+    pub fn by_name(&self, name: &str) -> Option<&Proto> {
+        self.protos.values().find(|p| p.name == name)
+    }
+    /// All of them, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &Proto> {
+        self.protos.values()
+    }
+    /// Adds or replaces one, whatever its number.
     pub fn insert(&mut self, proto: Proto) {
         self.protos.insert(proto.id, proto);
+    }
+    /// Adds an embedder's helper: a free number from [`FIRST_CUSTOM`], a free name, and a contract that passes
+    /// [`Proto::check`].
+    pub fn register(&mut self, proto: Proto) -> Result<(), TableError> {
+        if proto.id < FIRST_CUSTOM {
+            return Err(TableError::Reserved { name: proto.name, id: proto.id });
+        }
+        if let Some(by) = self.get(proto.id) {
+            return Err(TableError::NumberTaken { id: proto.id, by: by.name.clone(), name: proto.name });
+        }
+        if let Some(by) = self.by_name(&proto.name) {
+            return Err(TableError::NameTaken { id: proto.id, by: by.id, name: proto.name });
+        }
+        proto.check()?;
+        self.insert(proto);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn custom(id: u32, name: &str, args: &[Arg]) -> Proto {
+        Proto {
+            id,
+            name: name.to_owned(),
+            args: args.to_vec(),
+            ret: Ret::Integer,
+            changes_packet: false,
+            packet_memory: false,
+            gpl_only: false,
+        }
+    }
+
+    #[test]
+    fn builtin_contracts_make_sense() {
+        let table = Table::builtin();
+        for proto in table.iter() {
+            assert_eq!(proto.check(), Ok(()));
+            assert!(proto.id < FIRST_CUSTOM);
+            assert_eq!(table.by_name(&proto.name), Some(proto));
+        }
+        assert_eq!(table.get(id::TAIL_CALL).unwrap().ret, Ret::Void);
+        assert_eq!(table.get(0), None);
+    }
+
+    #[test]
+    fn registering() {
+        let mut table = Table::builtin();
+        let base = FIRST_CUSTOM;
+        table.register(custom(base, "log_line", &[Arg::Mem, Arg::Size])).unwrap();
+        let mut refused = |proto: Proto| table.register(proto).unwrap_err().to_string();
+        assert!(refused(custom(3, "x", &[])).contains("belongs to the kernel"));
+        assert!(refused(custom(base, "x", &[])).contains("is taken by log_line"));
+        assert!(refused(custom(base + 1, "log_line", &[])).contains("is taken by helper 65536"));
+        assert!(refused(custom(base + 1, "a b", &[])).contains("identifier"));
+        assert!(refused(custom(base + 1, "", &[])).contains("identifier"));
+        assert!(refused(custom(base + 1, "x", &[Arg::Scalar; 6])).contains("6 arguments"));
+        assert!(refused(custom(base + 1, "x", &[Arg::Mem])).contains("argument 1 is a memory"));
+        assert!(refused(custom(base + 1, "x", &[Arg::Ctx, Arg::Size])).contains("argument 2 is a size"));
+        assert!(refused(custom(base + 1, "x", &[Arg::MapKey, Arg::Map])).contains("argument 1 depends"));
+        assert!(refused(custom(base + 1, "x", &[Arg::Map, Arg::Map])).contains("second map"));
+        let lookup = Proto { ret: Ret::MapValueOrNull, ..custom(base + 1, "x", &[Arg::Ctx]) };
+        assert!(refused(lookup).contains("the result depends"));
+        assert_eq!(table.iter().filter(|p| p.id >= FIRST_CUSTOM).count(), 1);
     }
 }

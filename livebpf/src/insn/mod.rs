@@ -106,6 +106,16 @@ impl Size {
             Size::DW => 8,
         }
     }
+    /// The size of `n` bytes, `None` unless `n` is 1, 2, 4 or 8.
+    pub const fn from_bytes(n: u32) -> Option<Size> {
+        match n {
+            1 => Some(Size::B),
+            2 => Some(Size::H),
+            4 => Some(Size::W),
+            8 => Some(Size::DW),
+            _ => None,
+        }
+    }
     /// In bits.
     pub const fn bits(self) -> u32 {
         self.bytes() * 8
