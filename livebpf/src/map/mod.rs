@@ -1,1 +1,405 @@
-//! Map types. [`cell`] is the only raw storage; [`prog_array`] knows no machine code.
+//! Maps: what programs and users keep data in. [`cell`] is the only raw storage; program arrays know no machine code.
+//!
+//! A [`Map`] belongs to two sides. *Programs* reach it by [`Map::lookup`], [`Map::update`] and [`Map::delete`] (which
+//! the helpers call) and by the addresses of its values; *users* by [`Map::read`], [`Map::write`], [`Map::remove`] and
+//! [`Map::next_key`], which honour freezing and see a per-CPU value as the values of all CPUs. Results and error
+//! numbers are the kernel's (kernel/bpf/{syscall,arraymap,hashtab}.c).
+//!
+//! *Guarantees.* A value's memory stays mapped, and stays inside the map's own storage, for as long as the map lives,
+//! whatever happens to the element. No operation calls back into user code, and none blocks.
+//!
+//! *Never.* No operation panics on any argument, and none leaves a map half changed.
+
+mod array;
+pub mod cell;
+mod create;
+mod error;
+mod hash;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use create::flag;
+pub use error::MapError;
+
+use crate::object::{MapDef, MapType};
+use array::Array;
+use cell::Slice;
+use hash::Hash;
+
+/// Update: create the element or replace its value.
+pub const BPF_ANY: u64 = 0;
+/// Update: only create.
+pub const BPF_NOEXIST: u64 = 1;
+/// Update: only replace.
+pub const BPF_EXIST: u64 = 2;
+/// Update or lookup under the value's spin lock; no map of ours has one, so it is refused.
+pub const BPF_F_LOCK: u64 = 4;
+
+/// A map. Its address, `Arc::as_ptr`, is what `r1 = map` loads in a program.
+///
+/// The first 16 bytes are read by generated code (the dynamic tail call), hence `repr(C)` and the order of the fields.
+#[repr(C)]
+pub struct Map {
+    slots: u64,
+    max_entries: u32,
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    storage: Storage,
+    id: u32,
+    frozen: AtomicBool,
+    def: Arc<MapDef>,
+}
+
+/// How a map keeps its elements.
+enum Storage {
+    Array(Array),
+    Hash(Hash),
+    /// A program array.
+    Programs,
+}
+
+/// Where the elements of an array map are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArrayLayout {
+    /// Address of the first value (of CPU 0).
+    pub data: u64,
+    /// Bytes from one value to the next: the value size rounded up to 8.
+    pub stride: u64,
+    /// Bytes from one CPU's values to the next CPU's; 0 when the array is not per CPU.
+    pub cpu_stride: u64,
+}
+
+impl Map {
+    /// Offset of the address of the program array's word table in a `Map`; the word is 0 for other maps.
+    pub const SLOTS_OFFSET: usize = std::mem::offset_of!(Map, slots);
+    /// Offset of `max_entries`, a u32.
+    pub const MAX_ENTRIES_OFFSET: usize = std::mem::offset_of!(Map, max_entries);
+    /// Offset of the map type's number, a u32.
+    pub const MAP_TYPE_OFFSET: usize = std::mem::offset_of!(Map, map_type);
+
+    /// Makes the map that `def` describes, filled with `def.init` where that is data.
+    ///
+    /// `id` is its number in the runtime; `cpus` is how many CPUs a per-CPU map has (at least 1).
+    /// Errors are those of `BPF_MAP_CREATE`, which checks in the same order.
+    pub fn create(def: Arc<MapDef>, id: u32, cpus: u32) -> Result<Arc<Map>, MapError> {
+        let storage = create::storage(&def, cpus.max(1))?;
+        Ok(Arc::new(Map {
+            slots: 0,
+            max_entries: def.max_entries,
+            map_type: def.map_type.0,
+            key_size: def.key_size,
+            value_size: def.value_size,
+            storage,
+            id,
+            frozen: AtomicBool::new(def.frozen),
+            def,
+        }))
+    }
+
+    /// Its number in the runtime.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What the object (or the user) asked for.
+    pub fn def(&self) -> &Arc<MapDef> {
+        &self.def
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.def.name
+    }
+
+    /// Its type.
+    pub fn map_type(&self) -> MapType {
+        MapType(self.map_type)
+    }
+
+    /// Bytes of a key.
+    pub fn key_size(&self) -> u32 {
+        self.key_size
+    }
+
+    /// Bytes of a value, as programs see it.
+    pub fn value_size(&self) -> u32 {
+        self.value_size
+    }
+
+    /// Bytes of a value, as users see it: for per-CPU maps the values of all CPUs, each rounded up to 8.
+    pub fn user_value_size(&self) -> usize {
+        match &self.storage {
+            Storage::Array(array) => array.user_value_size(),
+            Storage::Hash(_) | Storage::Programs => self.value_size as usize,
+        }
+    }
+
+    /// Most elements.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Elements there are now; an array always has all of them.
+    pub fn len(&self) -> u32 {
+        match &self.storage {
+            Storage::Array(_) | Storage::Programs => self.max_entries,
+            Storage::Hash(hash) => hash.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    // --- The programs' side ---
+
+    /// The value of `key`, of CPU `cpu` where the map is per CPU.
+    ///
+    /// The window stays valid while the map lives. An element deleted meanwhile may be given to another key at once, as
+    /// in the kernel's preallocated maps.
+    #[inline]
+    pub fn lookup(&self, key: &[u8], cpu: u32) -> Option<Slice<'_>> {
+        match &self.storage {
+            Storage::Array(array) => array.value(index(key)?, cpu),
+            Storage::Hash(hash) => hash.lookup(key),
+            Storage::Programs => None,
+        }
+    }
+
+    /// Sets the value of `key` (of CPU `cpu` only, where the map is per CPU). `flags` is one of [`BPF_ANY`],
+    /// [`BPF_NOEXIST`] and [`BPF_EXIST`].
+    pub fn update(&self, key: &[u8], value: &[u8], flags: u64, cpu: u32) -> Result<(), MapError> {
+        self.update_from(key, value, flags, cpu)
+    }
+
+    /// The same, from memory that may change meanwhile.
+    #[inline]
+    pub(crate) fn update_from(&self, key: &[u8], value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
+        self.check_key(key)?;
+        if value.len() != self.value_size as usize {
+            return Err(wrong_size("value", value.len(), self.value_size as usize));
+        }
+        match &self.storage {
+            Storage::Array(array) => array.update(self.array_index(key, flags)?, value, cpu),
+            Storage::Hash(hash) => hash.update(key, value, flags, cpu),
+            Storage::Programs => Err(self.not_possible("an update by a program")),
+        }
+    }
+
+    /// Removes the element of `key`.
+    pub fn delete(&self, key: &[u8]) -> Result<(), MapError> {
+        self.check_key(key)?;
+        match &self.storage {
+            Storage::Array(_) => Err(MapError::Invalid("elements of an array cannot be deleted".into())),
+            Storage::Hash(hash) => hash.delete(key),
+            Storage::Programs => Err(self.not_possible("a deletion by a program")),
+        }
+    }
+
+    // --- The users' side ---
+
+    /// A copy of the value of `key`; for a per-CPU map the values of all CPUs, each rounded up to 8 bytes.
+    pub fn read(&self, key: &[u8]) -> Result<Vec<u8>, MapError> {
+        if self.def.map_flags & flag::WRONLY != 0 {
+            return Err(MapError::Denied("the map is write-only for users".into()));
+        }
+        self.check_key(key)?;
+        match &self.storage {
+            Storage::Array(array) => index(key).and_then(|i| array.read(i)).ok_or(MapError::NotFound),
+            Storage::Hash(hash) => hash.read(key).ok_or(MapError::NotFound),
+            Storage::Programs => Err(self.not_possible("reading as data")),
+        }
+    }
+
+    /// Sets the value of `key`; for a per-CPU map those of all CPUs, in the form in which [`Map::read`] gives them.
+    pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), MapError> {
+        self.check_user_may_write()?;
+        self.check_key(key)?;
+        if value.len() != self.user_value_size() {
+            return Err(wrong_size("value", value.len(), self.user_value_size()));
+        }
+        match &self.storage {
+            Storage::Array(array) => array.write(self.array_index(key, flags)?, value),
+            Storage::Hash(hash) => hash.update(key, value, flags, 0),
+            Storage::Programs => Err(self.not_possible("writing as data")),
+        }
+    }
+
+    /// Removes the element of `key`.
+    pub fn remove(&self, key: &[u8]) -> Result<(), MapError> {
+        self.check_user_may_write()?;
+        self.delete(key)
+    }
+
+    /// The key after `key`; the first one for `None` and for a key that is not there. [`MapError::NotFound`] after the
+    /// last. A walk that races with changes may miss or repeat elements, as in the kernel.
+    pub fn next_key(&self, key: Option<&[u8]>) -> Result<Vec<u8>, MapError> {
+        if self.def.map_flags & flag::WRONLY != 0 {
+            return Err(MapError::Denied("the map is write-only for users".into()));
+        }
+        if let Some(key) = key {
+            self.check_key(key)?;
+        }
+        match &self.storage {
+            Storage::Array(_) | Storage::Programs => {
+                let next = match key.and_then(index) {
+                    Some(i) if i < self.max_entries => i + 1,
+                    _ => 0,
+                };
+                if next < self.max_entries { Ok(next.to_ne_bytes().to_vec()) } else { Err(MapError::NotFound) }
+            }
+            Storage::Hash(hash) => hash.next_key(key).ok_or(MapError::NotFound),
+        }
+    }
+
+    /// Forbids users to change the map from now on; `EBUSY` when it is frozen already.
+    pub fn freeze(&self) -> Result<(), MapError> {
+        if self.frozen.swap(true, Ordering::AcqRel) {
+            return Err(MapError::Busy("the map is frozen already".into()));
+        }
+        Ok(())
+    }
+
+    /// Whether users are forbidden to change it.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    // --- Addresses ---
+
+    /// Whether programs may read values through pointers.
+    pub fn programs_may_read(&self) -> bool {
+        self.def.map_flags & flag::WRONLY_PROG == 0
+    }
+
+    /// Whether programs may write values through pointers.
+    pub fn programs_may_write(&self) -> bool {
+        self.def.map_flags & flag::RDONLY_PROG == 0
+    }
+
+    /// Where an array's values are; `None` for maps that are no data arrays.
+    pub fn array_layout(&self) -> Option<ArrayLayout> {
+        match &self.storage {
+            Storage::Array(array) => Some(array.layout()),
+            Storage::Hash(_) | Storage::Programs => None,
+        }
+    }
+
+    /// Address of an array's first value (of CPU 0); `None` for maps that are no data arrays.
+    pub fn data_addr(&self) -> Option<u64> {
+        self.array_layout().map(|layout| layout.data)
+    }
+
+    /// The window [addr, addr + len) when it lies inside one value of this map, of any CPU. In a hash map the value
+    /// may be a live or a deleted element's: both are the map's memory.
+    pub fn value_region(&self, addr: u64, len: usize) -> Option<Slice<'_>> {
+        match &self.storage {
+            Storage::Array(array) => array.value_region(addr, len),
+            Storage::Hash(hash) => hash.value_region(addr, len),
+            Storage::Programs => None,
+        }
+    }
+
+    // --- Checks ---
+
+    fn check_user_may_write(&self) -> Result<(), MapError> {
+        if self.is_frozen() {
+            return Err(MapError::Denied("the map is frozen".into()));
+        }
+        if self.def.map_flags & flag::RDONLY != 0 {
+            return Err(MapError::Denied("the map is read-only for users".into()));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_key(&self, key: &[u8]) -> Result<(), MapError> {
+        if key.len() == self.key_size as usize {
+            Ok(())
+        } else {
+            Err(wrong_size("key", key.len(), self.key_size as usize))
+        }
+    }
+
+    /// An array's index and flags for an update, checked in the kernel's order.
+    #[inline]
+    fn array_index(&self, key: &[u8], flags: u64) -> Result<u32, MapError> {
+        check_flags(flags & !BPF_F_LOCK)?;
+        let index = index(key).filter(|&i| i < self.max_entries).ok_or_else(|| {
+            let found = index(key).unwrap_or_default();
+            MapError::TooBig(format!("index {found} is past the end, the map has {} entries", self.max_entries).into())
+        })?;
+        if flags & BPF_NOEXIST != 0 {
+            return Err(MapError::Exists);
+        }
+        check_flags(flags)?;
+        Ok(index)
+    }
+
+    #[cold]
+    fn not_possible(&self, operation: &'static str) -> MapError {
+        MapError::NotPossible { operation, map_type: self.map_type() }
+    }
+}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Map({} {:?} #{})", self.map_type(), self.name(), self.id)
+    }
+}
+
+/// The index that an array's key holds.
+#[inline]
+fn index(key: &[u8]) -> Option<u32> {
+    key.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// Refuses update flags other than `BPF_ANY`, `BPF_NOEXIST` and `BPF_EXIST`.
+#[inline]
+fn check_flags(flags: u64) -> Result<(), MapError> {
+    if flags <= BPF_EXIST { Ok(()) } else { Err(unknown_flags(flags)) }
+}
+
+#[cold]
+fn unknown_flags(flags: u64) -> MapError {
+    MapError::Invalid(format!("update flags {flags:#x} are not 0 (any), 1 (noexist) or 2 (exist)").into())
+}
+
+#[cold]
+fn wrong_size(what: &str, found: usize, wanted: usize) -> MapError {
+    MapError::Invalid(format!("the {what} is {found} bytes long, the map wants {wanted}").into())
+}
+
+/// Bytes that a value is set from.
+pub(crate) trait Source: Copy {
+    /// How many.
+    fn len(&self) -> usize;
+    /// Copies all of them to the front of `target`.
+    fn copy_to(&self, target: Slice<'_>);
+}
+
+impl Source for &[u8] {
+    #[inline]
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+    #[inline]
+    fn copy_to(&self, target: Slice<'_>) {
+        target.write(self);
+    }
+}
+
+impl Source for Slice<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        Slice::len(*self)
+    }
+    #[inline]
+    fn copy_to(&self, target: Slice<'_>) {
+        target.copy_from(*self);
+    }
+}

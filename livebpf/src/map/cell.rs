@@ -1,0 +1,516 @@
+//! Raw memory that generated code, helpers and other threads may change at any time.
+//!
+//! [`Bytes`] owns such memory; [`Slice`] is a bounds-checked window into it and the only way to reach it. No Rust
+//! reference to the bytes themselves is ever made, so nothing may assume that they hold still.
+//!
+//! *Guarantees.* Every access of a `Slice` lies inside the window it was made for, and the window lives as long as the
+//! borrow. Accesses are relaxed atomic operations of the widest naturally aligned pieces: a race with another thread
+//! or with generated code yields old bytes or new bytes, never undefined behaviour. One aligned access of 1, 2, 4 or 8
+//! bytes is never torn; a longer or unaligned one may be.
+//!
+//! *Never.* This room knows nothing of keys, maps or programs, takes no lock and never panics on an offset.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::insn::Size;
+
+/// The memory asked for is not to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("cannot allocate {len} bytes")]
+pub struct OutOfMemory {
+    /// Bytes that were asked for.
+    pub len: u64,
+}
+
+/// Alignment of the first byte of [`Bytes`].
+pub const ALIGN: usize = 64;
+
+/// Owned memory, zeroed, its first byte 64-byte aligned.
+pub struct Bytes {
+    first: NonNull<u8>,
+    len: usize,
+    backing: Backing,
+}
+
+/// Who gives the memory back.
+enum Backing {
+    /// Nothing was allocated.
+    None,
+    /// The global allocator: the block's own start and layout.
+    Heap(NonNull<u8>, Layout),
+    /// The embedder: whatever keeps the memory alive.
+    External(#[allow(dead_code, reason = "held for its destructor")] Box<dyn Any + Send + Sync>),
+}
+
+// SAFETY: `Bytes` owns its memory (or holds what keeps it alive), and all access goes through `Slice`, whose
+// operations are atomic.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
+
+impl Bytes {
+    /// `len` zero bytes. Large blocks are untouched pages of the operating system: they cost memory when written.
+    pub fn zeroed(len: u64) -> Result<Bytes, OutOfMemory> {
+        let error = OutOfMemory { len };
+        let len = usize::try_from(len).map_err(|_| error)?;
+        if len == 0 {
+            return Ok(Bytes { first: Self::dangling(), len: 0, backing: Backing::None });
+        }
+        // A layout aligned to more than 16 would make the system allocator clear (and so touch) every page; asking for
+        // ALIGN spare bytes and aligning here keeps calloc's untouched pages.
+        let layout = len.checked_add(ALIGN).and_then(|n| Layout::from_size_align(n, 16).ok()).ok_or(error)?;
+        // SAFETY: the layout's size is at least ALIGN, so not zero.
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(error)?;
+        let skip = block.as_ptr().align_offset(ALIGN);
+        // SAFETY: `skip` is below ALIGN, and the block is `len + ALIGN` bytes long.
+        let first = unsafe { block.add(skip) };
+        // Generated code reaches the memory by its address.
+        first.as_ptr().expose_provenance();
+        Ok(Bytes { first, len, backing: Backing::Heap(block, layout) })
+    }
+
+    /// Memory that somebody else provides, such as a packet buffer; `owner` is dropped with the result.
+    ///
+    /// # Safety
+    /// [first, first + len) must be mapped, readable and writable until `owner` is dropped, and nothing may hold a Rust
+    /// reference to any of it while programs can reach it (raw pointers and atomics are fine).
+    pub unsafe fn external(first: NonNull<u8>, len: usize, owner: Box<dyn Any + Send + Sync>) -> Bytes {
+        first.as_ptr().expose_provenance();
+        Bytes { first, len, backing: Backing::External(owner) }
+    }
+
+    fn dangling() -> NonNull<u8> {
+        #[repr(align(64))]
+        struct Aligned;
+        NonNull::<Aligned>::dangling().cast()
+    }
+
+    /// Address of the first byte.
+    pub fn addr(&self) -> u64 {
+        self.first.as_ptr().addr() as u64
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All of it.
+    #[inline]
+    pub fn slice(&self) -> Slice<'_> {
+        Slice { first: self.first, len: self.len, owner: PhantomData }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        if let Backing::Heap(block, layout) = self.backing {
+            // SAFETY: `zeroed` allocated this block with this layout, and `Slice`s borrow from `self`.
+            unsafe { dealloc(block.as_ptr(), layout) };
+        }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({} at {:#x})", self.len, self.addr())
+    }
+}
+
+/// A window of raw memory. Copying it copies the window, not the memory.
+#[derive(Clone, Copy)]
+pub struct Slice<'a> {
+    first: NonNull<u8>,
+    len: usize,
+    owner: PhantomData<&'a Bytes>,
+}
+
+// SAFETY: every operation is an atomic access inside memory that lives for 'a.
+unsafe impl Send for Slice<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Slice<'_> {}
+
+impl<'a> Slice<'a> {
+    /// The window [addr, addr + len) of this process: for glue that has an address from verified code.
+    ///
+    /// # Safety
+    /// All of it must be mapped, readable and (where the caller will write) writable for all of 'a, and no Rust
+    /// reference to any of it may be live that a write would invalidate. Whoever calls this names who checked that:
+    /// the verifier's proof for a helper's argument, or the interpreter's region check.
+    #[inline]
+    pub unsafe fn from_raw(addr: u64, len: usize) -> Slice<'a> {
+        let first = std::ptr::with_exposed_provenance_mut::<u8>(addr as usize);
+        Slice { first: NonNull::new(first).unwrap_or(NonNull::dangling()), len, owner: PhantomData }
+    }
+
+    /// The window over bytes that nobody else can see meanwhile.
+    pub fn from_mut(bytes: &'a mut [u8]) -> Slice<'a> {
+        let len = bytes.len();
+        let first = bytes.as_mut_ptr();
+        first.expose_provenance();
+        Slice { first: NonNull::new(first).unwrap_or(NonNull::dangling()), len, owner: PhantomData }
+    }
+
+    /// Address of the first byte.
+    #[inline]
+    pub fn addr(self) -> u64 {
+        self.first.as_ptr().addr() as u64
+    }
+
+    /// Bytes.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// The part [off, off + len); `None` where it does not lie inside.
+    #[inline]
+    pub fn sub(self, off: usize, len: usize) -> Option<Slice<'a>> {
+        let first = self.at(off, len)?;
+        Some(Slice { first, len, owner: PhantomData })
+    }
+
+    /// The offset of [addr, addr + len); `None` where it does not lie inside. A length of 0 lies at the end, too.
+    #[inline]
+    pub fn find(self, addr: u64, len: usize) -> Option<usize> {
+        let off = usize::try_from(addr.checked_sub(self.addr())?).ok()?;
+        (off.checked_add(len)? <= self.len).then_some(off)
+    }
+
+    /// Pointer to the byte at `off` when `len` bytes from there lie inside.
+    #[inline]
+    fn at(self, off: usize, len: usize) -> Option<NonNull<u8>> {
+        if off.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: off <= self.len, so the result is inside the window or one past its end.
+        Some(unsafe { self.first.add(off) })
+    }
+
+    /// Reads at `off`, little-endian and zero-extended; `None` outside.
+    #[inline]
+    pub fn load(self, off: usize, size: Size) -> Option<u64> {
+        Some(match size {
+            Size::B => u64::from(self.atomic_u8(off)?.load(Relaxed)),
+            Size::H => match self.atomic_u16(off) {
+                Some(cell) => u64::from(cell.load(Relaxed)),
+                None => self.load_bytes(off, size)?,
+            },
+            Size::W => match self.atomic_u32(off) {
+                Some(cell) => u64::from(cell.load(Relaxed)),
+                None => self.load_bytes(off, size)?,
+            },
+            Size::DW => match self.atomic_u64(off) {
+                Some(cell) => cell.load(Relaxed),
+                None => self.load_bytes(off, size)?,
+            },
+        })
+    }
+
+    /// Writes the low bytes of `value` at `off`, little-endian; `None` outside, and nothing is written.
+    #[inline]
+    pub fn store(self, off: usize, size: Size, value: u64) -> Option<()> {
+        match size {
+            Size::B => self.atomic_u8(off)?.store(value as u8, Relaxed),
+            Size::H => match self.atomic_u16(off) {
+                Some(cell) => cell.store(value as u16, Relaxed),
+                None => self.store_bytes(off, size, value)?,
+            },
+            Size::W => match self.atomic_u32(off) {
+                Some(cell) => cell.store(value as u32, Relaxed),
+                None => self.store_bytes(off, size, value)?,
+            },
+            Size::DW => match self.atomic_u64(off) {
+                Some(cell) => cell.store(value, Relaxed),
+                None => self.store_bytes(off, size, value)?,
+            },
+        }
+        Some(())
+    }
+
+    fn load_bytes(self, off: usize, size: Size) -> Option<u64> {
+        let mut word = [0; 8];
+        let len = size.bytes() as usize;
+        self.sub(off, len)?.read(&mut word[..len]);
+        Some(u64::from_le_bytes(word))
+    }
+
+    fn store_bytes(self, off: usize, size: Size, value: u64) -> Option<()> {
+        let len = size.bytes() as usize;
+        self.sub(off, len)?.write(&value.to_le_bytes()[..len]);
+        Some(())
+    }
+
+    /// The byte at `off`.
+    #[inline]
+    pub fn atomic_u8(self, off: usize) -> Option<&'a AtomicU8> {
+        let at = self.at(off, 1)?;
+        // SAFETY: inside the window, which lives for 'a; every access to it is atomic (type invariant).
+        Some(unsafe { at.cast().as_ref() })
+    }
+
+    /// The two bytes at `off`; `None` outside, or when the address is not a multiple of 2.
+    #[inline]
+    pub fn atomic_u16(self, off: usize) -> Option<&'a AtomicU16> {
+        let at = self.at(off, 2)?.cast::<AtomicU16>();
+        // SAFETY: as in `atomic_u8`, and aligned.
+        at.is_aligned().then(|| unsafe { at.as_ref() })
+    }
+
+    /// The four bytes at `off`; `None` outside, or when the address is not a multiple of 4.
+    #[inline]
+    pub fn atomic_u32(self, off: usize) -> Option<&'a AtomicU32> {
+        let at = self.at(off, 4)?.cast::<AtomicU32>();
+        // SAFETY: as in `atomic_u8`, and aligned.
+        at.is_aligned().then(|| unsafe { at.as_ref() })
+    }
+
+    /// The eight bytes at `off`; `None` outside, or when the address is not a multiple of 8.
+    #[inline]
+    pub fn atomic_u64(self, off: usize) -> Option<&'a AtomicU64> {
+        let at = self.at(off, 8)?.cast::<AtomicU64>();
+        // SAFETY: as in `atomic_u8`, and aligned.
+        at.is_aligned().then(|| unsafe { at.as_ref() })
+    }
+
+    /// Offset of the first 8-aligned address in the window, at most its length.
+    #[inline]
+    fn head(self) -> usize {
+        ((self.addr() as usize).wrapping_neg() & 7).min(self.len)
+    }
+
+    /// Copies the first bytes out: as many as the shorter of the two has. Answers how many.
+    #[inline]
+    pub fn read(self, into: &mut [u8]) -> usize {
+        let len = self.len.min(into.len());
+        let (mut off, head) = (0, self.head());
+        while off < len {
+            if off >= head && len - off >= 8 {
+                let Some(cell) = self.atomic_u64(off) else { break };
+                into[off..off + 8].copy_from_slice(&cell.load(Relaxed).to_ne_bytes());
+                off += 8;
+            } else {
+                let Some(cell) = self.atomic_u8(off) else { break };
+                into[off] = cell.load(Relaxed);
+                off += 1;
+            }
+        }
+        len
+    }
+
+    /// Copies the first bytes in: as many as the shorter of the two has. Answers how many.
+    #[inline]
+    pub fn write(self, from: &[u8]) -> usize {
+        let len = self.len.min(from.len());
+        let (mut off, head) = (0, self.head());
+        while off < len {
+            match (off >= head).then(|| from[off..len].first_chunk::<8>()).flatten() {
+                Some(word) => {
+                    let Some(cell) = self.atomic_u64(off) else { break };
+                    cell.store(u64::from_ne_bytes(*word), Relaxed);
+                    off += 8;
+                }
+                None => {
+                    let Some(cell) = self.atomic_u8(off) else { break };
+                    cell.store(from[off], Relaxed);
+                    off += 1;
+                }
+            }
+        }
+        len
+    }
+
+    /// Copies from another window, front to back, through a small buffer; as many bytes as the shorter has. For windows
+    /// that do not overlap, or where `self` begins before `from`.
+    pub fn copy_from(self, from: Slice<'_>) -> usize {
+        let len = self.len.min(from.len);
+        let mut buffer = [0; 256];
+        let mut off = 0;
+        while off < len {
+            let n = (len - off).min(buffer.len());
+            let (Some(source), Some(target)) = (from.sub(off, n), self.sub(off, n)) else { break };
+            source.read(&mut buffer[..n]);
+            target.write(&buffer[..n]);
+            off += n;
+        }
+        len
+    }
+
+    /// Sets every byte to zero.
+    pub fn clear(self) {
+        const ZEROS: [u8; 256] = [0; 256];
+        let mut off = 0;
+        while let Some(rest) = self.sub(off, (self.len - off).min(ZEROS.len())).filter(|rest| !rest.is_empty()) {
+            off += rest.write(&ZEROS);
+        }
+    }
+
+    /// Whether the window holds exactly these bytes.
+    #[inline]
+    pub fn equals(self, bytes: &[u8]) -> bool {
+        if self.len != bytes.len() {
+            return false;
+        }
+        let head = self.head();
+        let mut off = 0;
+        while off < self.len {
+            let word = (off >= head).then(|| bytes[off..].first_chunk::<8>()).flatten();
+            let (same, step) = match word {
+                Some(word) => (self.load(off, Size::DW) == Some(u64::from_ne_bytes(*word)), 8),
+                None => (self.load(off, Size::B) == Some(u64::from(bytes[off])), 1),
+            };
+            if !same {
+                return false;
+            }
+            off += step;
+        }
+        true
+    }
+
+    /// A copy of all of it.
+    pub fn to_vec(self) -> Vec<u8> {
+        let mut copy = vec![0; self.len];
+        self.read(&mut copy);
+        copy
+    }
+}
+
+impl fmt::Debug for Slice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({} at {:#x})", self.len, self.addr())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroed_is_zero_and_aligned_and_refuses_absurd_sizes() {
+        for len in [0, 1, 7, 64, 4097] {
+            let bytes = Bytes::zeroed(len).unwrap();
+            assert_eq!(bytes.addr() % ALIGN as u64, 0);
+            assert_eq!(bytes.slice().to_vec(), vec![0; len as usize]);
+            assert_eq!(bytes.is_empty(), len == 0);
+        }
+        for len in [u64::MAX, u64::MAX - 63, i64::MAX as u64, 1 << 62] {
+            assert_eq!(Bytes::zeroed(len).unwrap_err(), OutOfMemory { len });
+        }
+    }
+
+    #[test]
+    fn nothing_outside_the_window_is_reached() {
+        let bytes = Bytes::zeroed(16).unwrap();
+        let all = bytes.slice();
+        for size in [Size::B, Size::H, Size::W, Size::DW] {
+            let n = size.bytes() as usize;
+            assert!(all.load(16 - n, size).is_some());
+            for off in [16 - n + 1, 16, 17, usize::MAX - 2, usize::MAX] {
+                assert_eq!(all.load(off, size), None);
+                assert_eq!(all.store(off, size, !0), None);
+            }
+        }
+        assert!(all.sub(17, 0).is_none() && all.sub(1, 16).is_none() && all.sub(2, usize::MAX).is_none());
+        assert_eq!(all.sub(16, 0).unwrap().len(), 0);
+        assert_eq!(all.to_vec(), [0; 16]);
+        let middle = all.sub(3, 5).unwrap();
+        assert_eq!(middle.write(&[0xff; 9]), 5);
+        assert_eq!(all.to_vec(), [0, 0, 0, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let mut more = [7; 9];
+        assert_eq!(middle.read(&mut more), 5);
+        assert_eq!(more, [255, 255, 255, 255, 255, 7, 7, 7, 7]);
+    }
+
+    #[test]
+    fn loads_and_stores_at_every_alignment() {
+        let bytes = Bytes::zeroed(32).unwrap();
+        let all = bytes.slice();
+        all.write(&(0u8..32).collect::<Vec<_>>());
+        for off in 0..24 {
+            let b = |i: usize| (off + i) as u64;
+            assert_eq!(all.load(off, Size::H), Some(b(0) | b(1) << 8));
+            assert_eq!(all.load(off, Size::W), Some((0..4).map(|i| b(i) << (8 * i)).sum()));
+            assert_eq!(all.load(off, Size::DW), Some((0..8).map(|i| b(i) << (8 * i)).sum()));
+            assert_eq!(all.atomic_u64(off).is_some(), off % 8 == 0);
+        }
+        for (size, off) in [(Size::H, 1), (Size::W, 3), (Size::DW, 5), (Size::DW, 8), (Size::W, 4), (Size::H, 6)] {
+            let other = Bytes::zeroed(32).unwrap();
+            other.slice().store(off, size, 0x1122_3344_5566_7788).unwrap();
+            let mut want = [0; 32];
+            let n = size.bytes() as usize;
+            want[off..off + n].copy_from_slice(&0x1122_3344_5566_7788u64.to_le_bytes()[..n]);
+            assert_eq!(other.slice().to_vec(), want);
+        }
+    }
+
+    #[test]
+    fn copies_compare_and_clear_at_every_alignment() {
+        let pattern: Vec<u8> = (1..=40).collect();
+        for off in 0..9 {
+            for len in 0..=31 {
+                let (one, two) = (Bytes::zeroed(48).unwrap(), Bytes::zeroed(48).unwrap());
+                let (a, b) = (one.slice().sub(off, len).unwrap(), two.slice().sub(8 - off, len).unwrap());
+                assert_eq!(a.write(&pattern), len);
+                assert!(a.equals(&pattern[..len]) && !a.equals(&pattern[..len + 1]));
+                assert_eq!(b.copy_from(a), len);
+                assert_eq!(b.to_vec(), pattern[..len]);
+                if let Some(last) = len.checked_sub(1) {
+                    b.store(last, Size::B, 0).unwrap();
+                    assert!(!b.equals(&pattern[..len]));
+                }
+                a.clear();
+                assert_eq!(one.slice().to_vec(), [0; 48]);
+            }
+        }
+    }
+
+    #[test]
+    fn find_gives_the_offset_of_an_address() {
+        let bytes = Bytes::zeroed(64).unwrap();
+        let window = bytes.slice().sub(8, 16).unwrap();
+        let addr = window.addr();
+        assert_eq!(window.find(addr, 16), Some(0));
+        assert_eq!(window.find(addr + 15, 1), Some(15));
+        assert_eq!(window.find(addr + 16, 0), Some(16));
+        for (at, len) in [(addr - 1, 1), (addr + 15, 2), (addr + 16, 1), (0, 1), (u64::MAX, 8), (addr, usize::MAX)] {
+            assert_eq!(window.find(at, len), None);
+        }
+    }
+
+    #[test]
+    fn external_memory_lives_as_long_as_its_owner() {
+        let mut block = vec![1u8, 2, 3, 4].into_boxed_slice();
+        let first = NonNull::new(block.as_mut_ptr()).unwrap();
+        let block = Box::leak(block) as *mut [u8];
+        struct Owner(*mut [u8]);
+        // SAFETY: the pointer is only used by `drop`.
+        unsafe impl Send for Owner {}
+        // SAFETY: as above.
+        unsafe impl Sync for Owner {}
+        impl Drop for Owner {
+            fn drop(&mut self) {
+                // SAFETY: it came from `Box::leak`, and `Bytes` drops the owner last.
+                drop(unsafe { Box::from_raw(self.0) });
+            }
+        }
+        // SAFETY: `Owner` keeps the block, and nothing refers to it.
+        let bytes = unsafe { Bytes::external(first, 4, Box::new(Owner(block))) };
+        assert_eq!(bytes.slice().to_vec(), [1, 2, 3, 4]);
+    }
+}
