@@ -3,6 +3,12 @@
 //! [`Insn`] is decoded once from the wire; every consumer matches it exhaustively. Positions are *slots* of
 //! eight bytes, as in the kernel's logs and in BTF.ext: a 64-bit immediate load takes two.
 
+pub mod text;
+pub mod wire;
+
+pub use text::TextError;
+pub use wire::DecodeError;
+
 use std::fmt;
 
 /// A register, R0 to R10.
@@ -377,6 +383,10 @@ impl Insn {
             Insn::LoadImm64 { .. } => 2,
             _ => 1,
         }
+    }
+    /// The opcode byte of its encoding, for instance 0xb7 for `r0 = 0`.
+    pub fn opcode(&self) -> u8 {
+        wire::encode_one(self).0[0]
     }
     /// The branch target of a jump at `pc` (`Ja`, `JaL`, `Jmp`, `MayGoto`), `None` for anything else or outside the address range.
     pub fn jump_target(&self, pc: Pc) -> Option<Pc> {
