@@ -1,0 +1,301 @@
+//! Control flow: everything about a program's shape that holds without looking at values.
+//!
+//! After [`Flow::new`] every jump lands on an instruction of its own function, every call on the start of a
+//! function, no function can be left by falling through its end, every instruction is reachable, no function
+//! calls itself, maps are known, and R10 is never written. Never looks at registers' contents.
+
+use std::collections::BTreeSet;
+
+use super::reject::{Rejection, Rule};
+use crate::helper;
+use crate::insn::{Imm64, Insn, Pc, Reg, Src};
+use crate::link::{Program, SubprogId};
+
+/// Deepest chain of calls.
+pub(super) const MAX_FRAMES: usize = 8;
+
+/// The shape of a program that passed the structural checks.
+pub(super) struct Flow {
+    /// Function of each slot.
+    pub func: Vec<u16>,
+    /// States are compared here: targets of jumps and places that calls return to.
+    pub join: Vec<bool>,
+    /// By function: functions it calls, ascending, each once.
+    pub callees: Vec<Vec<SubprogId>>,
+    /// By function: the first tail call in it, reachable or not.
+    pub tail_call: Vec<Option<Pc>>,
+    /// By function: the first legacy packet load in it.
+    pub legacy_load: Vec<Option<Pc>>,
+    /// Functions in an order where callers come before callees; the main function first.
+    pub order: Vec<SubprogId>,
+}
+
+/// Where control can go from an instruction within its function.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Next {
+    /// The next instruction.
+    pub fall: Option<Pc>,
+    /// The target of a jump.
+    pub jump: Option<Pc>,
+}
+
+/// Successors of `insn` at `pc` within its function.
+pub(super) fn next(insn: &Insn, pc: Pc) -> Next {
+    let after = Pc(pc.0 + insn.slots());
+    match insn {
+        Insn::Exit => Next::default(),
+        Insn::Ja { .. } | Insn::JaL { .. } => Next { fall: None, jump: insn.jump_target(pc) },
+        Insn::Jmp { .. } | Insn::MayGoto { .. } => Next { fall: Some(after), jump: insn.jump_target(pc) },
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Mov { .. }
+        | Insn::MovSx { .. }
+        | Insn::Endian { .. }
+        | Insn::LoadImm64 { .. }
+        | Insn::Load { .. }
+        | Insn::LoadSx { .. }
+        | Insn::Store { .. }
+        | Insn::Atomic { .. }
+        | Insn::LoadAcquire { .. }
+        | Insn::StoreRelease { .. }
+        | Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. }
+        | Insn::Call { .. }
+        | Insn::CallSubprog { .. }
+        | Insn::CallKfunc { .. }
+        | Insn::CallX { .. } => Next { fall: Some(after), jump: None },
+    }
+}
+
+/// The general register an instruction writes by itself (calls write R0 to R5 besides).
+pub(super) fn written(insn: &Insn) -> Option<Reg> {
+    use crate::insn::AtomicOp as Op;
+    match *insn {
+        Insn::Alu { dst, .. }
+        | Insn::Neg { dst, .. }
+        | Insn::Mov { dst, .. }
+        | Insn::MovSx { dst, .. }
+        | Insn::Endian { dst, .. }
+        | Insn::LoadImm64 { dst, .. }
+        | Insn::Load { dst, .. }
+        | Insn::LoadSx { dst, .. }
+        | Insn::LoadAcquire { dst, .. } => Some(dst),
+        Insn::Atomic { op, src, .. } => match op {
+            Op::Add { fetch } | Op::Or { fetch } | Op::And { fetch } | Op::Xor { fetch } => fetch.then_some(src),
+            Op::Xchg => Some(src),
+            Op::Cmpxchg => Some(Reg::R0),
+        },
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => Some(Reg::R0),
+        Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => Some(Reg::R0),
+        Insn::Store { .. }
+        | Insn::StoreRelease { .. }
+        | Insn::Ja { .. }
+        | Insn::JaL { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Jmp { .. }
+        | Insn::Exit => None,
+    }
+}
+
+/// Every register an instruction names.
+pub(super) fn mentioned(insn: &Insn) -> u16 {
+    let bit = |r: Reg| 1u16 << r.index();
+    let src_bit = |s: Src| match s {
+        Src::Reg(r) => bit(r),
+        Src::Imm(_) => 0,
+    };
+    match *insn {
+        Insn::Alu { dst, src, .. } | Insn::Mov { dst, src, .. } | Insn::Jmp { dst, src, .. } => bit(dst) | src_bit(src),
+        Insn::Neg { dst, .. } | Insn::Endian { dst, .. } | Insn::LoadImm64 { dst, .. } => bit(dst),
+        Insn::MovSx { dst, src, .. } => bit(dst) | bit(src),
+        Insn::Load { dst, base, .. } | Insn::LoadSx { dst, base, .. } | Insn::LoadAcquire { dst, base, .. } => {
+            bit(dst) | bit(base)
+        }
+        Insn::Store { base, src, .. } => bit(base) | src_bit(src),
+        Insn::Atomic { base, src, .. } | Insn::StoreRelease { base, src, .. } => bit(base) | bit(src),
+        Insn::LoadInd { src, .. } => bit(src) | bit(Reg::R6),
+        Insn::LoadAbs { .. } => bit(Reg::R6),
+        Insn::CallX { reg } => bit(reg),
+        Insn::Call { .. }
+        | Insn::CallSubprog { .. }
+        | Insn::CallKfunc { .. }
+        | Insn::Ja { .. }
+        | Insn::JaL { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Exit => 0,
+    }
+}
+
+type Result<T> = std::result::Result<T, Box<Rejection>>;
+
+impl Flow {
+    /// Checks the program's shape.
+    pub fn new(program: &Program) -> Result<Flow> {
+        let func = functions(program)?;
+        let count = program.subprogs.len();
+        let mut flow = Flow {
+            func,
+            join: vec![false; program.insns.len() as usize],
+            callees: Vec::new(),
+            tail_call: vec![None; count],
+            legacy_load: vec![None; count],
+            order: Vec::new(),
+        };
+        let mut callees = vec![BTreeSet::new(); count];
+        for (pc, insn) in program.insns.iter() {
+            flow.instruction(program, pc, &insn, &mut callees)?;
+        }
+        flow.callees = callees.into_iter().map(|set| set.into_iter().collect()).collect();
+        for sub in &program.subprogs {
+            reachable(program, sub.start, sub.end)?;
+        }
+        flow.order = call_order(program, &flow.callees)?;
+        Ok(flow)
+    }
+
+    fn instruction(
+        &mut self,
+        program: &Program,
+        pc: Pc,
+        insn: &Insn,
+        callees: &mut [BTreeSet<SubprogId>],
+    ) -> Result<()> {
+        let reject = |message: String| Err(Rejection::new(program, pc, Rule::Structure, message));
+        let f = self.func[pc.index()] as usize;
+        if written(insn) == Some(Reg::FP) {
+            return reject("frame pointer is read only".to_owned());
+        }
+        let next = next(insn, pc);
+        let within = |to: Pc| self.func.get(to.index()).is_some_and(|g| *g as usize == f);
+        if let Insn::Ja { .. } | Insn::JaL { .. } | Insn::Jmp { .. } | Insn::MayGoto { .. } = insn {
+            let Some(to) = next.jump.filter(|&to| within(to)) else {
+                let to = next.jump.map_or(-1, |to| i64::from(to.0));
+                return reject(format!("jump out of range from insn {pc} to {to}"));
+            };
+            if program.insns.get(to).is_none() {
+                return reject(format!("jump from insn {pc} into the middle of ld_imm64 insn {}", to.0 - 1));
+            }
+            self.join[to.index()] = true;
+        }
+        if next.fall.is_some_and(|to| !within(to)) {
+            return reject("last insn is not an exit or jmp".to_owned());
+        }
+        match *insn {
+            Insn::CallSubprog { off } => {
+                let target = pc.jump(off).and_then(|to| program.subprog_starting_at(to));
+                let Some(target) = target else {
+                    return reject(format!("call from insn {pc} does not lead to the start of a function"));
+                };
+                callees[f].insert(target);
+                self.join[pc.index() + 1] = true;
+            }
+            Insn::LoadImm64 { value, .. } => check_immediate(program, pc, value)?,
+            Insn::Call { helper: helper::id::TAIL_CALL } => {
+                self.tail_call[f].get_or_insert(pc);
+            }
+            Insn::LoadAbs { .. } | Insn::LoadInd { .. } => {
+                self.legacy_load[f].get_or_insert(pc);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks that the functions tile the program; gives the function of each slot.
+fn functions(program: &Program) -> Result<Vec<u16>> {
+    let len = program.insns.len();
+    let reject = |pc: Pc, message: &str| Err(Rejection::new(program, pc, Rule::Structure, message));
+    if len == 0 {
+        return reject(Pc(0), "the program has no instructions");
+    }
+    if program.subprogs.is_empty() || program.subprogs.len() > usize::from(u16::MAX) {
+        return reject(Pc(0), "a program has between 1 and 65535 functions");
+    }
+    let mut func = Vec::with_capacity(len as usize);
+    for (i, sub) in program.subprogs.iter().enumerate() {
+        let starts_here = sub.start.index() == func.len();
+        if !starts_here || sub.end <= sub.start || sub.end.0 > len || program.insns.get(sub.start).is_none() {
+            return reject(sub.start, "functions do not cover the program without gaps");
+        }
+        func.resize(sub.end.index(), i as u16);
+    }
+    if func.len() != len as usize {
+        return reject(Pc(func.len() as u32), "instructions outside of any function");
+    }
+    Ok(func)
+}
+
+fn check_immediate(program: &Program, pc: Pc, value: Imm64) -> Result<()> {
+    let known = |idx: i32| u32::try_from(idx).is_ok_and(|i| (i as usize) < program.maps.len());
+    let (rule, message) = match value {
+        Imm64::Const(_) => return Ok(()),
+        Imm64::MapIdx(idx) | Imm64::MapIdxValue { idx, .. } if known(idx) => return Ok(()),
+        Imm64::Func { off } if pc.jump(off).and_then(|to| program.subprog_starting_at(to)).is_some() => return Ok(()),
+        Imm64::MapIdx(idx) | Imm64::MapIdxValue { idx, .. } => (Rule::Structure, format!("there is no map {idx}")),
+        Imm64::Func { .. } => (Rule::Structure, "the address of a function does not lead to its start".to_owned()),
+        Imm64::MapFd(_) | Imm64::MapFdValue { .. } => {
+            (Rule::Structure, "a map by file descriptor in a linked program".to_owned())
+        }
+        Imm64::BtfId { id, .. } => (Rule::Unsupported, format!("unsupported: kernel variable with btf id {id}")),
+    };
+    Err(Rejection::new(program, pc, rule, message))
+}
+
+/// Refuses code that no path from the function's start reaches.
+fn reachable(program: &Program, start: Pc, end: Pc) -> Result<()> {
+    let base = start.index();
+    let mut seen = vec![false; end.index() - base];
+    let mut open = vec![start];
+    while let Some(mut pc) = open.pop() {
+        while !std::mem::replace(&mut seen[pc.index() - base], true) {
+            let Some(insn) = program.insns.get(pc) else { break };
+            let next = next(&insn, pc);
+            open.extend(next.jump.filter(|to| !seen[to.index() - base]));
+            match next.fall {
+                Some(to) => pc = to,
+                None => break,
+            }
+        }
+    }
+    for i in 0..seen.len() as u32 {
+        let pc = Pc(start.0 + i);
+        if !seen[i as usize] && program.insns.get(pc).is_some() {
+            return Err(Rejection::new(program, pc, Rule::Structure, format!("unreachable insn {pc}")));
+        }
+    }
+    Ok(())
+}
+
+/// Orders functions so that callers come first; refuses recursion.
+fn call_order(program: &Program, callees: &[Vec<SubprogId>]) -> Result<Vec<SubprogId>> {
+    let mut mark = vec![0u8; callees.len()];
+    let mut post = Vec::with_capacity(callees.len());
+    for root in 0..callees.len() {
+        if mark[root] != 0 {
+            continue;
+        }
+        mark[root] = 1;
+        let mut open = vec![(root, 0)];
+        while let Some((f, i)) = open.pop() {
+            let Some(callee) = callees[f].get(i) else {
+                mark[f] = 2;
+                post.push(SubprogId(f as u32));
+                continue;
+            };
+            open.push((f, i + 1));
+            let g = callee.0 as usize;
+            if mark[g] == 1 {
+                let name = |f: usize| &program.subprogs[f].name;
+                let message = format!("recursive call from {}() to {}()", name(f), name(g));
+                return Err(Rejection::new(program, program.subprogs[f].start, Rule::Call, message));
+            }
+            if mark[g] == 0 {
+                mark[g] = 1;
+                open.push((g, 0));
+            }
+        }
+    }
+    post.reverse();
+    Ok(post)
+}

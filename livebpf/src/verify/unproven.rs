@@ -1,0 +1,92 @@
+//! Facts about a program that nobody proved: only what its text says for certain.
+//!
+//! This serves the runtime's one `unsafe` door. The shape of the program is checked (so that code generation
+//! cannot go astray), its memory accesses are not.
+
+use super::cfg::{Flow, mentioned};
+use super::facts::{Facts, TailCall};
+use super::reject::Rejection;
+use super::{MAX_STACK, Verified};
+use crate::helper;
+use crate::insn::{Imm64, Insn, Insns, Pc, Reg, Src};
+use crate::link::{MapId, Program};
+
+impl Verified {
+    /// Takes a program without proof: its shape is checked, and the facts are the conservative ones.
+    ///
+    /// # Errors
+    /// A rejection when a jump, call, map or function boundary is wrong.
+    pub(crate) fn unproven(program: Program) -> Result<Verified, Box<Rejection>> {
+        let flow = Flow::new(&program)?;
+        let mut facts = Facts {
+            funcs: vec![Default::default(); program.subprogs.len()],
+            insns: vec![Default::default(); program.insns.len() as usize],
+            changes_packet: true,
+            ..Facts::default()
+        };
+        for (pc, insn) in program.insns.iter() {
+            let func = &mut facts.funcs[flow.func[pc.index()] as usize];
+            func.stack_depth = MAX_STACK;
+            note_callee_saved(&mut func.callee_saved, mentioned(&insn));
+            let fact = &mut facts.insns[pc.index()];
+            fact.reached = true;
+            match insn {
+                Insn::Call { helper: helper::id::TAIL_CALL } => {
+                    func.tail_call = true;
+                    facts.has_tail_call = true;
+                    fact.tail_call = Some(tail_call_before(&program, &flow, pc));
+                }
+                Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
+                Insn::CallSubprog { .. } => func.calls_subprog = true,
+                _ => {}
+            }
+        }
+        Ok(Verified { program, facts })
+    }
+}
+
+/// Adds R6 to R9 out of a register mask.
+pub(super) fn note_callee_saved(used: &mut [bool; 4], mask: u16) {
+    for (i, used) in used.iter_mut().enumerate() {
+        *used |= mask & (1 << (6 + i)) != 0;
+    }
+}
+
+/// What the instructions right in front of a tail call say about its map and index.
+fn tail_call_before(program: &Program, flow: &Flow, call: Pc) -> TailCall {
+    let (mut map, mut index) = (None, None);
+    let mut pc = call;
+    while !(flow.join[pc.index()] || map.is_some() && index.is_some()) {
+        let Some((at, insn)) = previous(&program.insns, pc) else { break };
+        if flow.func[at.index()] != flow.func[call.index()] {
+            break;
+        }
+        pc = at;
+        match insn {
+            Insn::LoadImm64 { dst: Reg::R2, value: Imm64::MapIdx(idx) } => map = map.or(Some(Some(MapId(idx as u32)))),
+            Insn::Mov { dst: Reg::R3, src: Src::Imm(imm), .. } => index = index.or(Some(Some(imm as u32))),
+            Insn::Mov { .. } | Insn::LoadImm64 { .. } | Insn::Alu { .. } | Insn::Load { .. } => {
+                match super::cfg::written(&insn) {
+                    Some(Reg::R2) => map = map.or(Some(None)),
+                    Some(Reg::R3) => index = index.or(Some(None)),
+                    _ => {}
+                }
+            }
+            _ => break,
+        }
+    }
+    match (map.flatten(), index.flatten()) {
+        (Some(map), Some(index)) if index < program.map(map).max_entries => TailCall::Direct { map, index },
+        (Some(map), _) => TailCall::Indirect { map },
+        (None, _) => TailCall::Dynamic,
+    }
+}
+
+fn previous(insns: &Insns, pc: Pc) -> Option<(Pc, Insn)> {
+    let one = Pc(pc.0.checked_sub(1)?);
+    if let Some(insn) = insns.get(one) {
+        return Some((one, insn));
+    }
+    let two = Pc(one.0.checked_sub(1)?);
+    insns.get(two).map(|insn| (two, insn))
+}
