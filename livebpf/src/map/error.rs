@@ -10,9 +10,23 @@ type Text = Cow<'static, str>;
 /// Why a map could not be made, read or changed. [`MapError::errno`] is what `bpf(2)` would answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MapError {
-    /// The map is full, the index is past the end, or a size is beyond what a map can have (`E2BIG`).
+    /// A size is beyond what a map can have (`E2BIG`).
     #[error("{0}")]
     TooBig(Text),
+    /// No room for another key (`E2BIG`).
+    #[error("the map is full, it holds {max_entries} elements")]
+    Full {
+        /// How many elements it can have.
+        max_entries: u32,
+    },
+    /// The index is past the end (`E2BIG`).
+    #[error("index {index} is past the end, the map has {max_entries} entries")]
+    IndexTooBig {
+        /// What was asked for.
+        index: u32,
+        /// How many entries there are.
+        max_entries: u32,
+    },
     /// No such key (`ENOENT`).
     #[error("no such key")]
     NotFound,
@@ -56,7 +70,7 @@ impl MapError {
     /// The error number, positive, as in errno.h.
     pub fn errno(&self) -> i32 {
         match self {
-            MapError::TooBig(_) => libc::E2BIG,
+            MapError::TooBig(_) | MapError::Full { .. } | MapError::IndexTooBig { .. } => libc::E2BIG,
             MapError::NotFound => libc::ENOENT,
             MapError::Exists => libc::EEXIST,
             MapError::Invalid(_) | MapError::Unsupported { .. } => libc::EINVAL,

@@ -1,34 +1,573 @@
-//! Hash maps.
+//! Hash maps: all memory reserved at creation, lookups without locks, changes under a lock per bucket.
+//!
+//! Elements lie side by side in one block and are named by number (from 1; 0 is none). Each has a `next` number, its
+//! key and its value. A bucket is one 64-bit word:
+//!
+//! ```text
+//!     63 ............ 32 31 ............ 1   0
+//!     first element      version             locked
+//! ```
+//!
+//! # Why a lookup never answers for the wrong key, and never misses a key that is there
+//!
+//! *Writers* of one bucket exclude each other by the locked bit. A chain changes by **one** release store: of the
+//! bucket word (insert; replace or delete of the first element) or of a predecessor's `next` (replace or delete of
+//! another), so at each moment it is the chain before or the chain after. An element is written completely before it
+//! is linked. The word that unlocks the bucket after a change has the next version. Only after that store is the
+//! unlinked element handed on (free list or spare), and whoever takes it issues a release fence before writing to it.
+//!
+//! *A reader* loads the word, and at each element reads the key and `next`, issues an acquire fence, and loads the word
+//! again. If first element or version differ, it starts over. Suppose that it read any byte that was written because an
+//! element had left this chain and was reused. Then the unlocking store came before the writer's release fence (by the
+//! acquire with which the element was taken), and the reader's acquire fence makes it visible: the second load differs.
+//! So whatever passes the check was read from elements that were in this chain, with the keys that they had there; a
+//! match is a whole key, and the end of the chain is the end of this chain. Readers ignore the locked bit and never
+//! wait: a writer that is preempted while it holds a bucket delays no reader. The version has 31 bits: to be fooled, a
+//! reader would have to sleep between two of its loads through an exact multiple of 2^31 changes of its one bucket.
+//!
+//! # What a reader may see
+//!
+//! The value window that a lookup returned stays the map's memory for as long as the map lives. After the element is
+//! deleted it may at once be given to another key, as in the kernel's preallocated maps, and the holder sees that.
+//! Replacing an existing element's value links a *new* element in the old one's place, as in the kernel: a pointer
+//! looked up before goes on showing the old value until the old element is used again. For this there are spare
+//! elements, one per CPU and one for users; where two writers share one at the same moment, the second overwrites the
+//! value in place.
+//!
+//! # Locks
+//!
+//! A bucket is locked for a handful of instructions in which nothing is called, allocated or can panic. A thread that
+//! holds one and is interrupted by a signal handler that changes a map gets `EBUSY` there, as a CPU does in the kernel.
 
-use super::cell::{OutOfMemory, Slice};
-use super::{MapError, Source};
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+
+use super::cell::{Bytes, OutOfMemory, Slice};
+use super::{BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, MapError, Source, check_flags};
+use crate::insn::Size;
+
+/// Element: number of the next one in its chain.
+const NEXT: usize = 0;
+/// Element: number of the next free one. Not the same word as `NEXT`: a reader may still stand on a freed element.
+const NEXT_FREE: usize = 4;
+/// Element: its key, then, 8-aligned, its value.
+const KEY: usize = 8;
+
+/// Bucket word: its chain is being changed.
+const LOCKED: u64 = 1;
+/// Bucket word: one version.
+const VERSION: u64 = 2;
 
 /// A hash map.
-pub(super) struct Hash {}
+pub(super) struct Hash {
+    buckets: Bytes,
+    bucket_mask: u64,
+    elements: Bytes,
+    /// Bytes from one element to the next.
+    stride: usize,
+    /// Offset of the value in an element.
+    value_at: usize,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+    seed: u64,
+    /// Deleted elements: number of the first in the low half, a count of changes in the high half.
+    free: AtomicU64,
+    /// How many elements have ever been used.
+    fresh: AtomicU32,
+    /// Elements for replacing a value: one for each CPU, the last one for users. 0 while in use.
+    spares: Box<[Spare]>,
+    /// Readers do not check what they read: a fault for tests to find.
+    #[cfg(feature = "fault-injection")]
+    pub(super) trusting: std::sync::atomic::AtomicBool,
+}
+
+#[repr(align(64))]
+struct Spare(AtomicU32);
+
+/// The CPU number under which users change maps.
+pub(super) const USER: u32 = u32::MAX;
 
 impl Hash {
-    pub(super) fn new(_key_size: u32, _value_size: u32, _max_entries: u32, _cpus: u32) -> Result<Hash, OutOfMemory> {
-        Ok(Hash {})
+    /// An empty map; the sizes have been checked by the caller.
+    pub(super) fn new(key_size: u32, value_size: u32, max_entries: u32, cpus: u32) -> Result<Hash, OutOfMemory> {
+        let value_at = KEY + (key_size as usize).next_multiple_of(8);
+        let mut stride = value_at + (value_size as usize).next_multiple_of(8);
+        if stride <= 64 {
+            // An element then never straddles a cache line.
+            stride = stride.next_power_of_two();
+        }
+        let bucket_count = u64::from(max_entries).next_power_of_two();
+        let spares: Box<[Spare]> = (0..=cpus).map(|i| Spare(AtomicU32::new(max_entries + 1 + i))).collect();
+        let element_count = u64::from(max_entries) + spares.len() as u64;
+        let len = element_count.checked_mul(stride as u64).unwrap_or(u64::MAX);
+        Ok(Hash {
+            buckets: Bytes::zeroed(bucket_count * 8)?,
+            bucket_mask: bucket_count - 1,
+            elements: Bytes::zeroed(len)?,
+            stride,
+            value_at,
+            key_size: key_size as usize,
+            value_size: value_size as usize,
+            max_entries,
+            seed: RandomState::new().hash_one(0u64),
+            free: AtomicU64::new(0),
+            fresh: AtomicU32::new(0),
+            spares,
+            #[cfg(feature = "fault-injection")]
+            trusting: std::sync::atomic::AtomicBool::new(false),
+        })
     }
+
+    // --- Readers ---
+
+    /// The value of `key`.
+    #[inline]
+    pub(super) fn lookup(&self, key: &[u8]) -> Option<Slice<'_>> {
+        if key.len() != self.key_size {
+            return None;
+        }
+        // A copy in a register or two for the usual sizes, so that hashing and comparing need no loop.
+        let found = if let Ok(key) = key.try_into() {
+            self.find(u32::from_ne_bytes(key))
+        } else if let Ok(key) = key.try_into() {
+            self.find(u64::from_ne_bytes(key))
+        } else if let Ok(key) = key.try_into() {
+            self.find(u128::from_ne_bytes(key))
+        } else {
+            self.find(key)
+        };
+        found.and_then(|found| found.element.sub(self.value_at, self.value_size))
+    }
+
+    /// A copy of the value of `key`, all of it from this key's element.
+    pub(super) fn read(&self, key: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            let found = self.find(key)?;
+            let value = found.element.sub(self.value_at, self.value_size)?.to_vec();
+            if self.unchanged(found.bucket, found.word) {
+                return Some(value);
+            }
+        }
+    }
+
+    /// The element of `key`; the proof is in the head of this file.
+    #[inline]
+    fn find<K: Key>(&self, key: K) -> Option<Found<'_>> {
+        let bucket = self.bucket(key.hash(self.seed))?;
+        'again: loop {
+            let word = bucket.load(Ordering::Acquire);
+            let mut at = first(word);
+            while at != 0 {
+                let element = self.element(at)?;
+                let matches = key.is_at(element);
+                let next = element.atomic_u32(NEXT)?.load(Ordering::Relaxed);
+                if !self.unchanged(bucket, word) {
+                    continue 'again;
+                }
+                if matches {
+                    return Some(Found { bucket, word, element });
+                }
+                at = next;
+            }
+            return None;
+        }
+    }
+
+    /// Whether everything read since `word` was loaded belongs to the chain that it begins.
+    #[inline]
+    fn unchanged(&self, bucket: &AtomicU64, word: u64) -> bool {
+        #[cfg(feature = "fault-injection")]
+        if self.trusting.load(Ordering::Relaxed) {
+            return true;
+        }
+        fence(Ordering::Acquire);
+        bucket.load(Ordering::Relaxed) & !LOCKED == word & !LOCKED
+    }
+
+    /// The key after `key`: in its bucket, else the first of the next bucket that has one.
+    pub(super) fn next_key(&self, key: Option<&[u8]>) -> Option<Vec<u8>> {
+        let mut index = 0;
+        if let Some(key) = key {
+            let home = key.hash(self.seed) & self.bucket_mask;
+            let mut chain = self.keys_of(home)?.into_iter();
+            if chain.any(|k| k == key) {
+                if let Some(next) = chain.next() {
+                    return Some(next);
+                }
+                index = home + 1;
+            }
+        }
+        (index..=self.bucket_mask).find_map(|index| self.keys_of(index)?.into_iter().next())
+    }
+
+    /// The keys of a bucket in the order of its chain, as they were at one moment.
+    fn keys_of(&self, index: u64) -> Option<Vec<Vec<u8>>> {
+        let bucket = self.bucket(index)?;
+        'again: loop {
+            let word = bucket.load(Ordering::Acquire);
+            let mut keys = Vec::new();
+            let mut at = first(word);
+            while at != 0 {
+                let element = self.element(at)?;
+                keys.push(element.sub(KEY, self.key_size)?.to_vec());
+                let next = element.atomic_u32(NEXT)?.load(Ordering::Relaxed);
+                if !self.unchanged(bucket, word) {
+                    continue 'again;
+                }
+                at = next;
+            }
+            return Some(keys);
+        }
+    }
+
+    /// Elements there are, counted.
     pub(super) fn len(&self) -> u32 {
-        0
+        (0..=self.bucket_mask).filter_map(|index| self.keys_of(index)).map(|keys| keys.len() as u32).sum()
     }
-    pub(super) fn lookup(&self, _key: &[u8]) -> Option<Slice<'_>> {
+
+    /// [addr, addr + len) when it lies in the value of one element, used or not.
+    pub(super) fn value_region(&self, addr: u64, len: usize) -> Option<Slice<'_>> {
+        let block = self.elements.slice();
+        let off = block.find(addr, len)?;
+        let in_value = (off % self.stride).checked_sub(self.value_at)?;
+        if in_value.checked_add(len)? <= self.value_size { block.sub(off, len) } else { None }
+    }
+
+    // --- Writers ---
+
+    /// Creates or replaces the element of `key`. `cpu` chooses the spare element.
+    pub(super) fn update(&self, key: &[u8], value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
+        check_flags(flags & !BPF_F_LOCK)?;
+        check_flags(flags)?;
+        if let Ok(key) = key.try_into() {
+            self.update_key(u32::from_ne_bytes(key), value, flags, cpu)
+        } else if let Ok(key) = key.try_into() {
+            self.update_key(u64::from_ne_bytes(key), value, flags, cpu)
+        } else {
+            self.update_key(key, value, flags, cpu)
+        }
+    }
+
+    #[inline]
+    fn update_key<K: Key>(&self, key: K, value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
+        let mut locked = Locked::new(self.bucket(key.hash(self.seed)).ok_or_else(broken)?)?;
+        let Some(place) = self.place(&locked, key) else {
+            return if flags & BPF_EXIST != 0 { Err(MapError::NotFound) } else { self.insert(&mut locked, key, value) };
+        };
+        if flags & BPF_NOEXIST != 0 {
+            return Err(MapError::Exists);
+        }
+        let spare = &self.spares[(cpu as usize).min(self.spares.len() - 1)].0;
+        let new = spare.swap(0, Ordering::Acquire);
+        if new == 0 {
+            // Another writer has this spare right now.
+            value.copy_to(place.element.sub(self.value_at, self.value_size).ok_or_else(broken)?);
+            return Ok(());
+        }
+        self.write(new, key, value, place.next).ok_or_else(broken)?;
+        place.relink(&mut locked, new);
+        drop(locked);
+        // Whoever finds this spare empty meanwhile overwrites in place; nobody else fills it.
+        spare.store(place.at, Ordering::Release);
+        Ok(())
+    }
+
+    fn insert<K: Key>(&self, locked: &mut Locked<'_>, key: K, value: impl Source) -> Result<(), MapError> {
+        let new = self.take_free().ok_or(MapError::Full { max_entries: self.max_entries })?;
+        self.write(new, key, value, locked.first()).ok_or_else(broken)?;
+        locked.set_first(new);
+        Ok(())
+    }
+
+    /// Removes the element of `key`.
+    pub(super) fn delete(&self, key: &[u8]) -> Result<(), MapError> {
+        if let Ok(key) = key.try_into() {
+            self.delete_key(u32::from_ne_bytes(key))
+        } else if let Ok(key) = key.try_into() {
+            self.delete_key(u64::from_ne_bytes(key))
+        } else {
+            self.delete_key(key)
+        }
+    }
+
+    #[inline]
+    fn delete_key<K: Key>(&self, key: K) -> Result<(), MapError> {
+        let mut locked = Locked::new(self.bucket(key.hash(self.seed)).ok_or_else(broken)?)?;
+        let place = self.place(&locked, key).ok_or(MapError::NotFound)?;
+        place.relink(&mut locked, place.next);
+        drop(locked);
+        self.give_free(place.at);
+        Ok(())
+    }
+
+    /// Where `key` is in a chain that we hold locked.
+    #[inline]
+    fn place<K: Key>(&self, locked: &Locked<'_>, key: K) -> Option<Place<'_>> {
+        let (mut at, mut before) = (locked.first(), None);
+        while at != 0 {
+            let element = self.element(at)?;
+            let link = element.atomic_u32(NEXT)?;
+            let next = link.load(Ordering::Relaxed);
+            if key.is_at(element) {
+                return Some(Place { at, element, next, before });
+            }
+            (at, before) = (next, Some(link));
+        }
         None
     }
-    pub(super) fn update(&self, _key: &[u8], _value: impl Source, _flags: u64, _cpu: u32) -> Result<(), MapError> {
-        Err(MapError::NotFound)
+
+    /// Writes an element that is in no chain.
+    #[inline]
+    fn write<K: Key>(&self, at: u32, key: K, value: impl Source, next: u32) -> Option<()> {
+        let element = self.element(at)?;
+        // Readers that still stand on it from its former life must notice: see the head of this file.
+        fence(Ordering::Release);
+        element.atomic_u32(NEXT)?.store(next, Ordering::Relaxed);
+        key.put(element);
+        value.copy_to(element.sub(self.value_at, self.value_size)?);
+        Some(())
     }
-    pub(super) fn delete(&self, _key: &[u8]) -> Result<(), MapError> {
-        Err(MapError::NotFound)
+
+    /// An element for a new key: a deleted one, else one never used.
+    fn take_free(&self) -> Option<u32> {
+        let mut word = self.free.load(Ordering::Acquire);
+        while word as u32 != 0 {
+            let next = self.element(word as u32)?.atomic_u32(NEXT_FREE)?.load(Ordering::Relaxed);
+            match self.free.compare_exchange_weak(word, list_word(word, next), Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Some(word as u32),
+                Err(now) => word = now,
+            }
+        }
+        let below = |n: u32| (n < self.max_entries).then(|| n + 1);
+        self.fresh.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok().map(|n| n + 1)
     }
-    pub(super) fn read(&self, _key: &[u8]) -> Option<Vec<u8>> {
-        None
+
+    /// Gives back an element that has been unlinked.
+    fn give_free(&self, at: u32) {
+        let Some(next) = self.element(at).and_then(|element| element.atomic_u32(NEXT_FREE)) else { return };
+        let mut word = self.free.load(Ordering::Relaxed);
+        loop {
+            next.store(word as u32, Ordering::Relaxed);
+            // All changes of the word are exchanges, so taking an element acquires what was released for those below.
+            match self.free.compare_exchange_weak(word, list_word(word, at), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
     }
-    pub(super) fn next_key(&self, _key: Option<&[u8]>) -> Option<Vec<u8>> {
-        None
+
+    // --- Places ---
+
+    #[inline]
+    fn bucket(&self, hash: u64) -> Option<&AtomicU64> {
+        self.buckets.slice().atomic_u64((hash & self.bucket_mask) as usize * 8)
     }
-    pub(super) fn value_region(&self, _addr: u64, _len: usize) -> Option<Slice<'_>> {
-        None
+
+    /// The element numbered `at`, which is not 0. Always `Some`: all numbers come from ourselves.
+    #[inline]
+    fn element(&self, at: u32) -> Option<Slice<'_>> {
+        self.elements.slice().sub((at as usize).wrapping_sub(1).wrapping_mul(self.stride), self.stride)
     }
 }
+
+/// An element that a reader has found, with what it takes to check that it still is in its chain.
+struct Found<'a> {
+    bucket: &'a AtomicU64,
+    word: u64,
+    element: Slice<'a>,
+}
+
+/// An element in a locked chain.
+struct Place<'a> {
+    at: u32,
+    element: Slice<'a>,
+    next: u32,
+    /// The `next` of the element before it; `None` for the first.
+    before: Option<&'a AtomicU32>,
+}
+
+impl Place<'_> {
+    /// Puts `to` into the chain where this element is.
+    #[inline]
+    fn relink(&self, locked: &mut Locked<'_>, to: u32) {
+        match self.before {
+            Some(link) => {
+                link.store(to, Ordering::Release);
+                locked.changed();
+            }
+            None => locked.set_first(to),
+        }
+    }
+}
+
+thread_local! {
+    /// This thread holds a bucket.
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A locked bucket; unlocked, with a new version after a change, when dropped.
+struct Locked<'a> {
+    bucket: &'a AtomicU64,
+    /// The word to unlock with.
+    word: u64,
+}
+
+impl<'a> Locked<'a> {
+    #[inline]
+    fn new(bucket: &'a AtomicU64) -> Result<Locked<'a>, MapError> {
+        if HOLDS.replace(true) {
+            return Err(MapError::Busy("this thread was interrupted while it was changing a map".into()));
+        }
+        compiler_fence(Ordering::SeqCst);
+        let mut spins = 0;
+        loop {
+            let word = bucket.load(Ordering::Relaxed) & !LOCKED;
+            if bucket.compare_exchange_weak(word, word | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Ok(Locked { bucket, word });
+            }
+            spins += 1;
+            if spins % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+
+    #[inline]
+    fn first(&self) -> u32 {
+        first(self.word)
+    }
+
+    /// Unlocks with another first element.
+    #[inline]
+    fn set_first(&mut self, at: u32) {
+        self.changed();
+        self.word = u64::from(at) << 32 | self.word & u64::from(u32::MAX);
+    }
+
+    /// Unlocks with the next version.
+    #[inline]
+    fn changed(&mut self) {
+        let low = (self.word as u32).wrapping_add(VERSION as u32);
+        self.word = self.word & !u64::from(u32::MAX) | u64::from(low);
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.bucket.store(self.word, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        HOLDS.set(false);
+    }
+}
+
+#[inline]
+fn first(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// A free list's word after `word`, with `at` in front.
+fn list_word(word: u64, at: u32) -> u64 {
+    ((word >> 32).wrapping_add(1) << 32) | u64::from(at)
+}
+
+/// An own number or offset was wrong. Cannot happen; an error is better than a panic in a helper.
+#[cold]
+fn broken() -> MapError {
+    MapError::Invalid("the map's memory is damaged".into())
+}
+
+/// A key, in registers where it is short.
+trait Key: Copy {
+    fn hash(self, seed: u64) -> u64;
+    /// Whether the element holds this key.
+    fn is_at(self, element: Slice<'_>) -> bool;
+    /// Writes it into the element.
+    fn put(self, element: Slice<'_>);
+}
+
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The two halves of the product, folded: every bit of the result depends on every bit of the arguments.
+#[inline]
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl Key for u32 {
+    #[inline]
+    fn hash(self, seed: u64) -> u64 {
+        u64::from(self).hash(seed)
+    }
+    #[inline]
+    fn is_at(self, element: Slice<'_>) -> bool {
+        element.load(KEY, Size::W) == Some(u64::from(self))
+    }
+    #[inline]
+    fn put(self, element: Slice<'_>) {
+        element.store(KEY, Size::W, u64::from(self));
+    }
+}
+
+impl Key for u64 {
+    #[inline]
+    fn hash(self, seed: u64) -> u64 {
+        mix(self ^ seed, MULTIPLIER)
+    }
+    #[inline]
+    fn is_at(self, element: Slice<'_>) -> bool {
+        element.load(KEY, Size::DW) == Some(self)
+    }
+    #[inline]
+    fn put(self, element: Slice<'_>) {
+        element.store(KEY, Size::DW, self);
+    }
+}
+
+impl Key for u128 {
+    #[inline]
+    fn hash(self, seed: u64) -> u64 {
+        mix(mix(self as u64 ^ seed, MULTIPLIER) ^ (self >> 64) as u64, MULTIPLIER)
+    }
+    #[inline]
+    fn is_at(self, element: Slice<'_>) -> bool {
+        element.load(KEY, Size::DW) == Some(self as u64) && element.load(KEY + 8, Size::DW) == Some((self >> 64) as u64)
+    }
+    #[inline]
+    fn put(self, element: Slice<'_>) {
+        element.store(KEY, Size::DW, self as u64);
+        element.store(KEY + 8, Size::DW, (self >> 64) as u64);
+    }
+}
+
+impl Key for &[u8] {
+    fn hash(self, seed: u64) -> u64 {
+        if let Ok(key) = self.try_into() {
+            return u32::from_ne_bytes(key).hash(seed);
+        }
+        if let Ok(key) = self.try_into() {
+            return u64::from_ne_bytes(key).hash(seed);
+        }
+        if let Ok(key) = self.try_into() {
+            return u128::from_ne_bytes(key).hash(seed);
+        }
+        self.chunks(8).fold(seed ^ self.len() as u64, |hash, chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            mix(hash ^ u64::from_ne_bytes(word), MULTIPLIER)
+        })
+    }
+    fn is_at(self, element: Slice<'_>) -> bool {
+        element.sub(KEY, self.len()).is_some_and(|key| key.equals(self))
+    }
+    fn put(self, element: Slice<'_>) {
+        if let Some(key) = element.sub(KEY, self.len()) {
+            key.write(self);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "hash_tests.rs"]
+mod tests;

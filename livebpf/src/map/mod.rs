@@ -224,7 +224,7 @@ impl Map {
         }
         match &self.storage {
             Storage::Array(array) => array.write(self.array_index(key, flags)?, value),
-            Storage::Hash(hash) => hash.update(key, value, flags, 0),
+            Storage::Hash(hash) => hash.update(key, value, flags, hash::USER),
             Storage::Programs => Err(self.not_possible("writing as data")),
         }
     }
@@ -329,10 +329,11 @@ impl Map {
     #[inline]
     fn array_index(&self, key: &[u8], flags: u64) -> Result<u32, MapError> {
         check_flags(flags & !BPF_F_LOCK)?;
-        let index = index(key).filter(|&i| i < self.max_entries).ok_or_else(|| {
-            let found = index(key).unwrap_or_default();
-            MapError::TooBig(format!("index {found} is past the end, the map has {} entries", self.max_entries).into())
-        })?;
+        // The key's size has been checked.
+        let index = index(key).unwrap_or(u32::MAX);
+        if index >= self.max_entries {
+            return Err(MapError::IndexTooBig { index, max_entries: self.max_entries });
+        }
         if flags & BPF_NOEXIST != 0 {
             return Err(MapError::Exists);
         }
