@@ -191,7 +191,8 @@ impl Context {
 
     /// The socket that a test run invents: its family and addresses are the packet's.
     fn put_socket(&mut self, protocol: u16, header: &[u8]) {
-        let word = |at: usize| header.get(at..at + 4).map_or(0, |b| u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]])));
+        let word =
+            |at: usize| header.get(at..at + 4).map_or(0, |b| u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]])));
         match protocol {
             0x0800 => {
                 self.put_field("family", libc::AF_INET as u64);
