@@ -103,6 +103,8 @@ pub struct MapDef {
     pub map_flags: u32,
     /// Type-specific extra value.
     pub map_extra: u64,
+    /// `pinning` is `LIBBPF_PIN_BY_NAME`: the map is meant to be shared between objects under its name.
+    pub pin_by_name: bool,
     /// The template of inner maps, for maps of maps.
     pub inner: Option<Box<MapDef>>,
     /// What it holds when it is created.
@@ -118,7 +120,7 @@ pub struct MapDef {
 /// What a map holds when it is created.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum MapInit {
-    /// Nothing.
+    /// Nothing; for array maps, and so for `.bss`, zeros.
     #[default]
     Empty,
     /// The bytes of its single value (global data).
@@ -151,6 +153,7 @@ impl MapDef {
             max_entries,
             map_flags: 0,
             map_extra: 0,
+            pin_by_name: false,
             inner: None,
             init: MapInit::Empty,
             section: None,

@@ -14,15 +14,30 @@ impl ProgType {
     pub const XDP: ProgType = ProgType(6);
     pub const PERF_EVENT: ProgType = ProgType(7);
     pub const CGROUP_SKB: ProgType = ProgType(8);
+    pub const CGROUP_SOCK: ProgType = ProgType(9);
     pub const LWT_IN: ProgType = ProgType(10);
     pub const LWT_OUT: ProgType = ProgType(11);
     pub const LWT_XMIT: ProgType = ProgType(12);
+    pub const SOCK_OPS: ProgType = ProgType(13);
+    pub const SK_SKB: ProgType = ProgType(14);
+    pub const CGROUP_DEVICE: ProgType = ProgType(15);
+    pub const SK_MSG: ProgType = ProgType(16);
     pub const RAW_TRACEPOINT: ProgType = ProgType(17);
+    pub const CGROUP_SOCK_ADDR: ProgType = ProgType(18);
     pub const LWT_SEG6LOCAL: ProgType = ProgType(19);
+    pub const LIRC_MODE2: ProgType = ProgType(20);
+    pub const SK_REUSEPORT: ProgType = ProgType(21);
     pub const FLOW_DISSECTOR: ProgType = ProgType(22);
+    pub const CGROUP_SYSCTL: ProgType = ProgType(23);
+    pub const RAW_TRACEPOINT_WRITABLE: ProgType = ProgType(24);
+    pub const CGROUP_SOCKOPT: ProgType = ProgType(25);
     pub const TRACING: ProgType = ProgType(26);
+    pub const STRUCT_OPS: ProgType = ProgType(27);
     pub const EXT: ProgType = ProgType(28);
+    pub const LSM: ProgType = ProgType(29);
+    pub const SK_LOOKUP: ProgType = ProgType(30);
     pub const SYSCALL: ProgType = ProgType(31);
+    pub const NETFILTER: ProgType = ProgType(32);
 }
 
 impl ProgType {
