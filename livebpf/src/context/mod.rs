@@ -4,11 +4,17 @@
 //! [`record`]: packet pointers as 64-bit words, then the UAPI struct's scalars verbatim. The verifier checks an
 //! access against [`ContextDesc`] and notes where in the record it lands ([`Field::in_record`]).
 
+mod buffer;
 mod describe;
 
+pub use buffer::{
+    Context, ContextError, ETH_HLEN, HEADROOM, SKB_MAX_PACKET, XDP_FRAME, XDP_HEAD_RESERVE, XDP_MAX_META,
+    XDP_MAX_PACKET, XDP_TAIL_RESERVE,
+};
 pub use describe::{describe, describe_kind};
 
 use crate::insn::Size;
+use crate::map::cell::Slice;
 use crate::object::ProgType;
 
 /// What a field holds.
@@ -138,7 +144,7 @@ pub mod record {
     pub const DATA_END: u32 = 8;
     /// u64: address of the metadata, `DATA` where there is none.
     pub const DATA_META: u32 = 16;
-    /// u64: lowest address that `data` may be moved to.
+    /// u64: lowest address that `data_meta` may be moved to (so `data` stays the metadata's length above it).
     pub const BUF_START: u32 = 24;
     /// u64: highest address that `data_end` may be moved to.
     pub const BUF_END: u32 = 32;
@@ -146,6 +152,35 @@ pub mod record {
     pub const RESERVED: u32 = 40;
     /// The UAPI struct's scalars, at their UAPI offsets from here.
     pub const UAPI: u32 = 48;
+    /// u64: address of the Ethernet header as it was at the start.
+    pub const MAC: u32 = 240;
+    /// u64: address of the network header as it was at the start.
+    pub const NETWORK: u32 = 248;
     /// Bytes of the whole record.
     pub const SIZE: u32 = 256;
+}
+
+/// What the legacy packet loads (`LD_ABS`, `LD_IND`) read at `off`, converted from network to host byte order; `None`
+/// where it lies outside the packet, which ends the function with 0.
+///
+/// Offsets count from `data`; from -0x100000 (`SKF_NET_OFF`) they count from the network header and from -0x200000
+/// (`SKF_LL_OFF`) from the Ethernet header, as in `bpf_skb_load_helper_*` (net/core/filter.c). `record` is the record and
+/// `packet` any window that contains the packet from its Ethernet header to its end.
+pub fn legacy_load(record: Slice<'_>, packet: Slice<'_>, off: i32, size: Size) -> Option<u64> {
+    const NET_OFF: i32 = -0x10_0000;
+    const LL_OFF: i32 = -0x20_0000;
+    let word = |at: u32| record.load(at as usize, Size::DW);
+    let (start, off) = match off {
+        0.. => (word(record::DATA)?, off),
+        NET_OFF..0 => (word(record::NETWORK)?, off - NET_OFF),
+        LL_OFF..NET_OFF => (word(record::MAC)?, off - LL_OFF),
+        _ => return None,
+    };
+    let addr = start.checked_add(u64::try_from(off).ok()?)?;
+    let bytes = u64::from(size.bytes());
+    if addr.checked_add(bytes)? > word(record::DATA_END)? {
+        return None;
+    }
+    let raw = packet.load(packet.find(addr, bytes as usize)?, size)?;
+    Some(raw.swap_bytes() >> (64 - size.bits()))
 }

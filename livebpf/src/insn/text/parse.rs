@@ -47,7 +47,7 @@ pub(super) fn instruction<'a>(c: &mut Cursor<'a>, opcode: Option<u8>) -> Result<
         Some("exit") => done(Insn::Exit),
         Some("lock") => locked(c).and_then(done),
         Some("store_release") => store_release(c).and_then(done),
-        _ => Err(start.wanted("an instruction: a register, `*(`, `if`, `goto`, `gotol`, `may_goto`, `call`, `exit`, `lock` or `store_release`")),
+        _ => Err(start.wanted("an instruction: a register, `*(`, `if`, `goto`, `gotol`, `may_goto`, `call`, `callx`, `exit`, `lock` or `store_release`")),
     }
 }
 

@@ -1,0 +1,100 @@
+//! Calls of helpers, with their contracts checked before the call, and tail calls.
+
+use std::sync::Arc;
+
+use super::fault::FaultKind;
+use super::machine::{Machine, Next};
+use super::memory::Memory;
+use super::{Executable, MAX_TAIL_CALLS};
+use crate::helper::{Arg, Proto, id};
+use crate::map::Map;
+use crate::object::MapType;
+
+/// Most bytes that one helper argument may span (the kernel's `BPF_MAX_VAR_SIZ`).
+const MAX_ARG_SIZE: u64 = 1 << 29;
+
+impl Machine<'_> {
+    pub(super) fn call_helper(&mut self, id: u32) -> Result<Next, FaultKind> {
+        if id == id::TAIL_CALL {
+            return self.tail_call();
+        }
+        let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
+        let proto = self.host.proto(id).ok_or(FaultKind::NoHelper { id })?;
+        check(&self.memory, &self.exe, proto, &args)?;
+        self.regs[0] = self.host.call(id, args)?;
+        self.regs[1..6].fill(0);
+        Ok(Next::Follow)
+    }
+
+    /// R1 context, R2 program array, R3 index. A failed one changes nothing.
+    fn tail_call(&mut self) -> Result<Next, FaultKind> {
+        let (context, array, index) = (self.regs[1], self.regs[2], self.regs[3] as u32);
+        let bad = |arg, reason: &str| argument("tail_call", arg, reason);
+        if self.memory.context.is_some_and(|c| c.record_addr() != context) {
+            return Err(bad(1, "not the context"));
+        }
+        let map = self.exe.map_at(array).filter(|map| map.map_type() == MapType::PROG_ARRAY);
+        let map = map.ok_or_else(|| bad(2, "not a program array of this program"))?;
+        if index >= map.max_entries() || self.tail_calls >= MAX_TAIL_CALLS {
+            return Ok(Next::Follow);
+        }
+        let Some(target) = self.host.tail_target(map, index) else { return Ok(Next::Follow) };
+        self.tail_calls += 1;
+        self.replace(target)
+    }
+}
+
+fn argument(name: &str, arg: usize, reason: &str) -> FaultKind {
+    FaultKind::Argument { name: name.to_owned(), arg, reason: reason.to_owned() }
+}
+
+/// Checks every argument against the contract.
+fn check(memory: &Memory<'_>, exe: &Executable, proto: &Proto, args: &[u64; 5]) -> Result<(), FaultKind> {
+    let mut map = None;
+    for (i, (kind, value)) in proto.args.iter().zip(args).enumerate() {
+        let size = args.get(i + 1).copied().unwrap_or(0);
+        check_one(memory, exe, *kind, *value, size, &mut map)
+            .map_err(|reason| argument(&proto.name, i + 1, &reason))?;
+    }
+    Ok(())
+}
+
+/// One argument; `next` is the argument behind it.
+fn check_one<'e>(
+    memory: &Memory<'_>,
+    exe: &'e Executable,
+    kind: Arg,
+    value: u64,
+    next: u64,
+    map: &mut Option<&'e Arc<Map>>,
+) -> Result<(), String> {
+    let span = |size: u64, write: bool| {
+        let found = (size <= MAX_ARG_SIZE).then(|| memory.window(exe, value, size as usize, write)).flatten();
+        let verb = if write { "write" } else { "read" };
+        found.map(|_| ()).ok_or_else(|| format!("{size} bytes at {value:#x} that this program may not {verb}"))
+    };
+    let sizes = |map: &Option<&Arc<Map>>| match map {
+        Some(map) => Ok((u64::from(map.key_size()), u64::from(map.value_size()))),
+        None => Err("no map in front of it".to_owned()),
+    };
+    match kind {
+        Arg::Anything | Arg::Scalar => Ok(()),
+        Arg::Ctx => match memory.context {
+            Some(context) if context.record_addr() == value => Ok(()),
+            _ => Err("not the context".to_owned()),
+        },
+        Arg::Map => {
+            *map = exe.map_at(value);
+            map.map(|_| ()).ok_or_else(|| "not a map of this program".to_owned())
+        }
+        Arg::MapKey => span(sizes(map)?.0, false),
+        Arg::MapValue => span(sizes(map)?.1, false),
+        Arg::MapValueUninit => span(sizes(map)?.1, true),
+        Arg::Mem => span(next, false),
+        Arg::MemOrNull if value == 0 && next == 0 => Ok(()),
+        Arg::MemOrNull => span(next, false),
+        Arg::MemUninit => span(next, true),
+        Arg::Size if value == 0 => Err("a size of 0".to_owned()),
+        Arg::Size | Arg::SizeOrZero => Ok(()),
+    }
+}

@@ -1,0 +1,352 @@
+//! Program arrays: slots that hold programs, for tail calls.
+//!
+//! A slot exists twice: as a *member* (which keeps the program alive, and is what users read) and as a *word*, the
+//! address of the program's tail entry, 0 where the slot is empty. The indirect form of a tail call loads the word,
+//! once. Direct tail calls have the address in their code; changing that is behind the trait [`Poke`]. This file knows
+//! no machine code, and neither does any other of this room.
+//!
+//! *Order.* Every change is made under the runtime's update lock, which is what a `&mut dyn Poke` stands for: words
+//! and members first, then the sites, all under one lock. So the order in which slots change and the order in which
+//! code changes agree (race R9 of two updates at once), and a loader that reads the slots under the same lock either
+//! sees a change or is told of it (R10).
+//!
+//! *Retirement.* A member that a change displaced may still be running: some thread loaded the word, or jumped, before.
+//! So displaced members come back as [`Retired`], which can only be handed to a grace period
+//! (`rcu::Domain::retire`), not dropped: dropping it leaks on purpose. This is the wait that protects the *target's*
+//! code; the one that protects the *caller's frame* is behind `Poke`.
+//!
+//! *Guarantees.* The first program that uses the array, by loading or by being inserted, fixes the [`Contract`] for as
+//! long as the array lives; a program with another one is refused. A refused operation has changed nothing. Errors
+//! and their order are the kernel's (kernel/bpf/arraymap.c). When the last user handle goes, [`ProgArray::clear_unused`]
+//! empties the array, which cuts the cycle array → program → array.
+//!
+//! *Never.* No member is dropped while a lock is held, and nothing here waits.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::MapError;
+use super::cell::{Bytes, OutOfMemory};
+use crate::object::ProgramKind;
+
+/// Identifies a program array for as long as the process lives; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ArrayKey(u64);
+
+/// What executes a program: members of one array must agree, because a tail call cannot change over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Execution {
+    /// The interpreter.
+    Interpreted,
+    /// Machine code, patched or not.
+    Native,
+}
+
+/// What programs must have in common to be in one array, and to use it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Contract {
+    /// Program type, expected attach type, multi-buffer packets, may sleep.
+    pub kind: ProgramKind,
+    /// Who executes it.
+    pub execution: Execution,
+}
+
+impl Contract {
+    /// Whether `self`, a program's, fits `owner`, the array's: the first difference otherwise.
+    fn fits(&self, owner: &Contract) -> Result<(), MapError> {
+        let refuse = |what: &str, found: &dyn fmt::Debug, wanted: &dyn fmt::Debug| {
+            let text = format!(
+                "the program does not fit the program array: its {what} is {found:?}, the array's programs have {wanted:?}"
+            );
+            Err(MapError::Invalid(text.into()))
+        };
+        let (found, wanted) = (&self.kind, &owner.kind);
+        if found.prog_type != wanted.prog_type {
+            let names = (found.prog_type.to_string(), wanted.prog_type.to_string());
+            return refuse("type", &names.0, &names.1);
+        }
+        if self.execution != owner.execution {
+            return refuse("way of execution", &self.execution, &owner.execution);
+        }
+        if found.xdp_frags != wanted.xdp_frags {
+            return refuse("support of multi-buffer packets", &found.xdp_frags, &wanted.xdp_frags);
+        }
+        if found.attach_type != wanted.attach_type {
+            return refuse("expected attach type", &found.attach_type.0, &wanted.attach_type.0);
+        }
+        if found.sleepable != wanted.sleepable {
+            return refuse("permission to sleep", &found.sleepable, &wanted.sleepable);
+        }
+        Ok(())
+    }
+}
+
+/// A program as an array sees it. Its code must stay executable until the `Arc` is dropped.
+pub trait Member: Send + Sync {
+    /// Its number, which users read from the slot.
+    fn id(&self) -> u32;
+    /// What it requires of its neighbours.
+    fn contract(&self) -> &Contract;
+    /// Where a tail call enters; never 0. For native programs an address in the runtime's code region. For interpreted
+    /// ones any other number: nothing jumps there.
+    fn tail_entry(&self) -> u64;
+    /// For whoever knows the type.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// One slot's change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The slot.
+    pub index: u32,
+    /// Tail entry of the program that was there.
+    pub old: Option<u64>,
+    /// Tail entry of the program that is there now.
+    pub new: Option<u64>,
+}
+
+/// The update lock, held; and the way to the code of the callers.
+pub trait Poke {
+    /// Makes every direct tail call through the slots of `array` agree with `changes`, each slot at most once. The
+    /// words of the slots have been stored. On return no run that starts from now on sees an old value. Cannot fail.
+    fn poke(&mut self, array: ArrayKey, changes: &[Change]);
+}
+
+/// Members that are in no slot any more, but may still be running.
+///
+/// Hand it to `rcu::Domain::retire`, also when it is empty. Dropping it leaks the programs, with a message, because
+/// freeing them would be worse.
+#[must_use = "displaced programs may still be running: hand them to rcu::Domain::retire"]
+#[derive(Default)]
+pub struct Retired(Vec<Arc<dyn Member>>);
+
+impl Retired {
+    /// Takes the members out. Whoever calls this upholds that they are dropped only after a grace period that begins
+    /// after this call.
+    pub fn into_members(mut self) -> Vec<Arc<dyn Member>> {
+        std::mem::take(&mut self.0)
+    }
+    /// Adds those of `other`.
+    pub fn merge(&mut self, other: Retired) {
+        self.0.extend(other.into_members());
+    }
+    /// Whether nothing was displaced.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// The numbers of the programs.
+    pub fn ids(&self) -> Vec<u32> {
+        self.0.iter().map(|member| member.id()).collect()
+    }
+}
+
+impl Drop for Retired {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            log::error!("{} displaced programs were not retired; their memory is lost", self.0.len());
+            std::mem::forget(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+impl fmt::Debug for Retired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Retired").field(&self.ids()).finish()
+    }
+}
+
+/// A program array.
+pub struct ProgArray {
+    key: ArrayKey,
+    max_entries: u32,
+    words: Bytes,
+    members: Mutex<BTreeMap<u32, Arc<dyn Member>>>,
+    owner: OnceLock<Contract>,
+    users: AtomicUsize,
+}
+
+impl ProgArray {
+    /// An array of `max_entries` empty slots, without user handles.
+    pub fn new(max_entries: u32) -> Result<ProgArray, OutOfMemory> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ok(ProgArray {
+            key: ArrayKey(NEXT.fetch_add(1, Ordering::Relaxed)),
+            max_entries,
+            words: Bytes::zeroed(u64::from(max_entries) * 8)?,
+            members: Mutex::new(BTreeMap::new()),
+            owner: OnceLock::new(),
+            users: AtomicUsize::new(0),
+        })
+    }
+
+    /// Its identity towards [`Poke`].
+    pub fn key(&self) -> ArrayKey {
+        self.key
+    }
+
+    /// Slots.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Address of the table of words, one u64 per slot, for generated code.
+    pub fn table_addr(&self) -> u64 {
+        self.words.addr()
+    }
+
+    /// The word of a slot: the tail entry of its program, 0 where it is empty or there is no such slot.
+    #[inline]
+    pub fn word(&self, index: u32) -> u64 {
+        self.word_cell(index).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn word_cell(&self, index: u32) -> Option<&AtomicU64> {
+        self.words.slice().atomic_u64(index as usize * 8)
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<dyn Member>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The program in a slot.
+    pub fn get(&self, index: u32) -> Option<Arc<dyn Member>> {
+        self.members().get(&index).cloned()
+    }
+
+    /// What a user's lookup answers: the program's number. `ENOENT` for an empty slot, and for one past the end.
+    pub fn lookup(&self, index: u32) -> Result<u32, MapError> {
+        self.members().get(&index).map(|member| member.id()).ok_or(MapError::NotFound)
+    }
+
+    /// The occupied slots, ascending, each with the program's number.
+    pub fn entries(&self) -> Vec<(u32, u32)> {
+        self.members().iter().map(|(&index, member)| (index, member.id())).collect()
+    }
+
+    // --- The contract ---
+
+    /// The contract, once there is one.
+    pub fn owner(&self) -> Option<&Contract> {
+        self.owner.get()
+    }
+
+    /// Whether a program with this contract may use the array or be in it; changes nothing.
+    pub fn check_owner(&self, contract: &Contract) -> Result<(), MapError> {
+        self.owner.get().map_or(Ok(()), |owner| contract.fits(owner))
+    }
+
+    /// The same, and fixes the contract where there is none: for the first program that uses the array. Never undone.
+    pub fn adopt_owner(&self, contract: &Contract) -> Result<(), MapError> {
+        contract.fits(self.owner.get_or_init(|| *contract))
+    }
+
+    // --- Changes, each under the update lock ---
+
+    /// Puts `member` into slot `index`. `flags` must be 0 (`BPF_ANY`): `EINVAL`; `E2BIG` past the end; `EINVAL` when the
+    /// contract does not fit.
+    pub fn set(
+        &self,
+        index: u32,
+        member: Arc<dyn Member>,
+        flags: u64,
+        poke: &mut dyn Poke,
+    ) -> Result<Retired, MapError> {
+        self.check_set(index, flags)?;
+        self.adopt_owner(member.contract())?;
+        Ok(self.apply(vec![(index, Some(member))], poke))
+    }
+
+    /// What [`ProgArray::set`] refuses before it looks at the program: for callers that must first find the program,
+    /// since the kernel checks in this order.
+    pub fn check_set(&self, index: u32, flags: u64) -> Result<(), MapError> {
+        if flags != super::BPF_ANY {
+            let text = format!("update flags {flags:#x}: a program array wants 0 (any)");
+            return Err(MapError::Invalid(text.into()));
+        }
+        self.check_index(index)
+    }
+
+    fn check_index(&self, index: u32) -> Result<(), MapError> {
+        if index < self.max_entries {
+            return Ok(());
+        }
+        let text = format!("index {index} is past the end, the program array has {} entries", self.max_entries);
+        Err(MapError::TooBig(text.into()))
+    }
+
+    /// Empties slot `index`. `E2BIG` past the end, `ENOENT` when it is empty: then nothing is patched.
+    pub fn clear_index(&self, index: u32, poke: &mut dyn Poke) -> Result<Retired, MapError> {
+        self.check_index(index)?;
+        if !self.members().contains_key(&index) {
+            return Err(MapError::NotFound);
+        }
+        Ok(self.apply(vec![(index, None)], poke))
+    }
+
+    /// Empties every slot, in one update.
+    pub fn clear_all(&self, poke: &mut dyn Poke) -> Retired {
+        let occupied = self.members().keys().map(|&index| (index, None)).collect();
+        self.apply(occupied, poke)
+    }
+
+    /// Changes several slots in one update; each index below `max_entries`, at most once, contracts checked.
+    fn apply(&self, wanted: Vec<(u32, Option<Arc<dyn Member>>)>, poke: &mut dyn Poke) -> Retired {
+        let mut retired = Vec::new();
+        let mut changes = Vec::with_capacity(wanted.len());
+        let mut members = self.members();
+        for (index, member) in wanted {
+            let new = member.as_ref().map(|member| member.tail_entry());
+            // The code behind a new word was core-synced when it was loaded; Release orders its data before the word.
+            if let Some(word) = self.word_cell(index) {
+                word.store(new.unwrap_or(0), Ordering::Release);
+            }
+            let old = match member {
+                Some(member) => members.insert(index, member),
+                None => members.remove(&index),
+            };
+            changes.push(Change { index, old: old.as_ref().map(|member| member.tail_entry()), new });
+            retired.extend(old);
+        }
+        drop(members);
+        poke.poke(self.key, &changes);
+        Retired(retired)
+    }
+
+    // --- User handles ---
+
+    /// One more user handle refers to the array.
+    pub fn acquire_user(&self) {
+        self.users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less. True for the last one: the caller then sees to it that [`ProgArray::clear_unused`] runs under the
+    /// update lock, soon, though not necessarily here (the lock may be held, or a program running).
+    #[must_use = "the last handle's owner must have the array cleared"]
+    pub fn release_user(&self) -> bool {
+        self.users.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// User handles there are.
+    pub fn users(&self) -> usize {
+        self.users.load(Ordering::Acquire)
+    }
+
+    /// Empties the array if it has no user handle (any more).
+    pub fn clear_unused(&self, poke: &mut dyn Poke) -> Retired {
+        if self.users() == 0 { self.clear_all(poke) } else { Retired::default() }
+    }
+}
+
+impl fmt::Debug for ProgArray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProgArray").field("key", &self.key.0).field("entries", &self.entries()).finish()
+    }
+}
+
+#[cfg(test)]
+#[path = "prog_array_tests.rs"]
+mod tests;

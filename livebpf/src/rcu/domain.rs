@@ -1,0 +1,334 @@
+//! The updater's side: waiting for readers, and work that waits for them. The argument is in [`super`].
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use super::reader::{Reader, Seen, Word, inside};
+use crate::map::prog_array::Retired;
+use crate::text::fork::ForkPage;
+use crate::text::patch::updating;
+use crate::text::{CoreSync, GracePeriod, TextError};
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Why this thread cannot wait for a grace period.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The wait would be for this thread itself.
+    #[error("waiting for running programs from inside one, from deferred work, or in the middle of an update would deadlock")]
+    WouldDeadlock,
+    /// This process is a child of the one that owns the readers.
+    #[error("this process is a fork of the one whose programs are waited for")]
+    Forked,
+}
+
+/// Readers, and the grace periods among them.
+pub struct Domain {
+    shared: Arc<Shared>,
+}
+
+/// What readers and the reclaimer keep alive.
+pub(super) struct Shared {
+    sync: Arc<CoreSync>,
+    fork: ForkPage,
+    words: Mutex<Vec<Arc<Word>>>,
+    queue: Mutex<Queue>,
+    /// Something was queued, or the domain goes.
+    wake: Condvar,
+    /// A batch is done.
+    done: Condvar,
+    /// Deferred work does not wait: a fault to inject.
+    no_grace: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Work>,
+    /// Deferred so far, and done so far.
+    deferred: u64,
+    done: u64,
+    stop: bool,
+    reclaimer: Option<JoinHandle<()>>,
+    /// Whoever executes a batch now, so that `barrier` from there is noticed.
+    executing: Option<ThreadId>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing of the user's runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Domain {
+    /// A domain without readers. Where `sync` is not available, readers fence for themselves.
+    pub fn new(sync: Arc<CoreSync>) -> Result<Arc<Domain>, TextError> {
+        let shared = Shared {
+            sync,
+            fork: ForkPage::new()?,
+            words: Mutex::default(),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            no_grace: AtomicBool::new(false),
+        };
+        Ok(Arc::new(Domain { shared: Arc::new(shared) }))
+    }
+
+    /// A new reader; it may outlive the domain.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.shared.clone())
+    }
+
+    /// Readers there are.
+    pub fn readers(&self) -> usize {
+        lock(&self.shared.words).len()
+    }
+
+    /// Whether this process is a child of the one that made the domain.
+    #[inline]
+    pub fn forked(&self) -> bool {
+        self.shared.forked()
+    }
+
+    /// Returns when every section that is open now has been left.
+    pub fn synchronize(&self) -> Result<(), WaitError> {
+        self.check_wait()?;
+        self.shared.wait_for_readers();
+        Ok(())
+    }
+
+    fn check_wait(&self) -> Result<(), WaitError> {
+        if self.forked() {
+            return Err(WaitError::Forked);
+        }
+        if inside() || updating() || lock(&self.shared.queue).executing == Some(thread::current().id()) {
+            return Err(WaitError::WouldDeadlock);
+        }
+        Ok(())
+    }
+
+    /// Calls `f` after a grace period, on the domain's own thread. Allowed everywhere, inside sections too.
+    pub fn defer(&self, f: impl FnOnce() + Send + 'static) {
+        self.enqueue(Box::new(f));
+    }
+
+    /// Drops displaced programs after a grace period.
+    pub fn retire(&self, retired: Retired) {
+        let members = retired.into_members();
+        if !members.is_empty() {
+            self.enqueue(Box::new(move || drop(members)));
+        }
+    }
+
+    fn enqueue(&self, work: Work) {
+        if self.forked() {
+            // Nothing runs here, and what it would free belongs to the parent.
+            std::mem::forget(work);
+            return;
+        }
+        let mut queue = lock(&self.shared.queue);
+        queue.waiting.push(work);
+        queue.deferred += 1;
+        self.shared.start_reclaimer(&mut queue);
+        drop(queue);
+        self.shared.wake.notify_one();
+    }
+
+    /// Work that was deferred and is not done yet.
+    pub fn pending(&self) -> u64 {
+        let queue = lock(&self.shared.queue);
+        queue.deferred - queue.done
+    }
+
+    /// Returns when everything that was deferred before this call is done.
+    pub fn barrier(&self) -> Result<(), WaitError> {
+        self.check_wait()?;
+        let mut queue = lock(&self.shared.queue);
+        let wanted = queue.deferred;
+        while queue.done < wanted {
+            if self.shared.start_reclaimer(&mut queue) || queue.executing.is_some() {
+                queue = self.shared.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                drop(queue);
+                self.shared.run_batch();
+                queue = lock(&self.shared.queue);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deferred work does not wait for readers from now on, so that tests can show that they would notice.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject_no_grace(&self, on: bool) {
+        self.shared.no_grace.store(on, Ordering::Relaxed);
+    }
+}
+
+impl GracePeriod for Domain {
+    fn defer(&self, f: Box<dyn FnOnce() + Send>) {
+        self.enqueue(f);
+    }
+}
+
+impl Drop for Domain {
+    /// Ends the thread after it has done what is queued, and waits for that where it can.
+    fn drop(&mut self) {
+        if self.forked() {
+            return;
+        }
+        let mut queue = lock(&self.shared.queue);
+        queue.stop = true;
+        let reclaimer = queue.reclaimer.take();
+        let own = queue.executing == Some(thread::current().id());
+        let left_over = !queue.waiting.is_empty();
+        drop(queue);
+        self.shared.wake.notify_one();
+        match reclaimer {
+            // The thread ends by itself: nobody here may wait for it.
+            Some(_) if own || inside() || updating() => {}
+            Some(thread) => {
+                // It catches the panics of deferred work.
+                let _ = thread.join();
+            }
+            None if left_over && !own && !inside() && !updating() => {
+                while self.shared.run_batch() {}
+            }
+            None => {}
+        }
+    }
+}
+
+impl Shared {
+    #[inline]
+    pub(super) fn forked(&self) -> bool {
+        self.fork.forked()
+    }
+
+    /// Whether readers must fence for themselves.
+    pub(super) fn readers_fence(&self) -> bool {
+        !self.sync.available()
+    }
+
+    pub(super) fn register(&self, word: Arc<Word>) {
+        lock(&self.words).push(word);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn unregister(&self, word: &Arc<Word>) {
+        if !self.forked() {
+            lock(&self.words).retain(|other| !Arc::ptr_eq(other, word));
+        }
+    }
+
+    fn wait_for_readers(&self) {
+        if self.no_grace.load(Ordering::Relaxed) {
+            return;
+        }
+        self.sync.core_sync();
+        let open: Vec<(Arc<Word>, Seen)> =
+            lock(&self.words).iter().filter_map(|word| Some((word.clone(), word.seen()?))).collect();
+        let mut pause = Pause::default();
+        for (word, seen) in &open {
+            while !word.left(seen) {
+                pause.rest();
+            }
+        }
+    }
+
+    /// True when the thread runs (now).
+    fn start_reclaimer(self: &Arc<Self>, queue: &mut Queue) -> bool {
+        if queue.reclaimer.is_some() {
+            return true;
+        }
+        let shared = self.clone();
+        let thread = thread::Builder::new().name("livebpf-reclaim".to_owned()).spawn(move || shared.reclaim());
+        match thread {
+            Ok(thread) => queue.reclaimer = Some(thread),
+            Err(error) => log::warn!("no thread for deferred work ({error}); it stays queued"),
+        }
+        queue.reclaimer.is_some()
+    }
+
+    fn reclaim(&self) {
+        loop {
+            let mut queue = lock(&self.queue);
+            while queue.waiting.is_empty() {
+                if queue.stop {
+                    return;
+                }
+                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(queue);
+            self.run_batch();
+        }
+    }
+
+    /// Waits for a grace period and does what was queued before it. False when nothing was queued.
+    fn run_batch(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.executing.is_some() || queue.waiting.is_empty() {
+            return false;
+        }
+        let batch = std::mem::take(&mut queue.waiting);
+        queue.executing = Some(thread::current().id());
+        drop(queue);
+        let count = batch.len() as u64;
+        self.wait_for_readers();
+        for work in batch {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                log::error!("deferred work panicked");
+            }
+        }
+        let mut queue = lock(&self.queue);
+        queue.executing = None;
+        queue.done += count;
+        drop(queue);
+        self.done.notify_all();
+        true
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.forked() {
+            // The thread behind the handle does not exist here.
+            let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
+            std::mem::forget(queue.reclaimer.take());
+            std::mem::forget(std::mem::take(&mut queue.waiting));
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("readers", &lock(&self.words).len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("readers", &self.readers()).field("pending", &self.pending()).finish()
+    }
+}
+
+/// Pauses between polls: short at first, a millisecond at most.
+#[derive(Default)]
+struct Pause(u32);
+
+impl Pause {
+    fn rest(&mut self) {
+        match self.0 {
+            0..64 => std::hint::spin_loop(),
+            64..72 => thread::yield_now(),
+            n => thread::sleep(Duration::from_micros(10 << (n - 72).min(6)).min(Duration::from_millis(1))),
+        }
+        self.0 = (self.0 + 1).min(100);
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
