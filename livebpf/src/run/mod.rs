@@ -1,1 +1,3 @@
 //! (see architecture)
+
+pub mod helpers;

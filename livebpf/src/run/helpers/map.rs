@@ -1,0 +1,153 @@
+//! The map helpers: `bpf_map_lookup_elem`, `bpf_map_update_elem`, `bpf_map_delete_elem`.
+#![allow(unsafe_code)]
+
+use super::{current, errno};
+use crate::map::cell::Slice;
+use crate::map::{Map, MapError};
+
+/// Keys up to this size are copied to the stack.
+const SHORT_KEY: usize = 64;
+
+/// `void *bpf_map_lookup_elem(map, key)`: address of the value (of this CPU), or 0.
+///
+/// # Safety
+/// R1 is the address of a live `Map`, R2 points to its key size of readable bytes.
+pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { with_key(map, key, |map, key| map.lookup(key, current::cpu()).map_or(0, Slice::addr)) }
+}
+
+/// `long bpf_map_update_elem(map, key, value, flags)`: 0 or a negative error number.
+///
+/// # Safety
+/// As for [`lookup_elem`], and R3 points to the map's value size of readable bytes.
+pub(super) unsafe fn update_elem([map, key, value, flags, _]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        with_key(map, key, |map, key| {
+            let value = Slice::from_raw(value, map.value_size() as usize);
+            result(map.update_from(key, value, flags, current::cpu()))
+        })
+    }
+}
+
+/// `long bpf_map_delete_elem(map, key)`: 0 or a negative error number.
+///
+/// # Safety
+/// As for [`lookup_elem`].
+pub(super) unsafe fn delete_elem([map, key, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { with_key(map, key, |map, key| result(map.delete(key))) }
+}
+
+/// Calls `then` with the map and a copy of the key, which others may be changing meanwhile.
+///
+/// # Safety
+/// As for [`lookup_elem`].
+#[inline(always)]
+unsafe fn with_key(map: u64, key: u64, then: impl FnOnce(&Map, &[u8]) -> u64) -> u64 {
+    // SAFETY: the caller promises a live map; programs have no way to change a `Map` but by its methods.
+    let map = unsafe { &*std::ptr::with_exposed_provenance::<Map>(map as usize) };
+    let size = map.key_size() as usize;
+    // SAFETY: the caller promises that many readable bytes.
+    let key = unsafe { Slice::from_raw(key, size) };
+    // The usual sizes as constants, so that copy, hash and comparison are a few instructions each.
+    match size {
+        4 => then(map, &copy::<4>(key)),
+        8 => then(map, &copy::<8>(key)),
+        16 => then(map, &copy::<16>(key)),
+        0..=SHORT_KEY => then(map, &copy::<SHORT_KEY>(key)[..size]),
+        _ => then(map, &key.to_vec()),
+    }
+}
+
+#[inline(always)]
+fn copy<const N: usize>(key: Slice<'_>) -> [u8; N] {
+    let mut copy = [0; N];
+    key.read(&mut copy);
+    copy
+}
+
+#[inline(always)]
+fn result(result: Result<(), MapError>) -> u64 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => errno(error.errno()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::object::{MapDef, MapType};
+
+    fn map(map_type: MapType, key_size: u32, value_size: u32, max_entries: u32) -> Arc<Map> {
+        let def = MapDef::new("m", map_type, key_size, value_size, max_entries);
+        Map::create(Arc::new(def), 1, 2).unwrap()
+    }
+
+    /// Calls the three helpers as a program would.
+    struct Program(Arc<Map>);
+
+    impl Program {
+        fn map(&self) -> u64 {
+            Arc::as_ptr(&self.0).expose_provenance() as u64
+        }
+        fn lookup(&self, key: &mut [u8]) -> u64 {
+            let key = Slice::from_mut(key);
+            // SAFETY: the map is alive, the key is as long as the tests' maps want.
+            unsafe { lookup_elem([self.map(), key.addr(), 0, 0, 0]) }
+        }
+        fn update(&self, key: &mut [u8], value: &mut [u8], flags: u64) -> i64 {
+            let (key, value) = (Slice::from_mut(key), Slice::from_mut(value));
+            // SAFETY: as above, and so is the value.
+            unsafe { update_elem([self.map(), key.addr(), value.addr(), flags, 0]) as i64 }
+        }
+        fn delete(&self, key: &mut [u8]) -> i64 {
+            let key = Slice::from_mut(key);
+            // SAFETY: as in `lookup`.
+            unsafe { delete_elem([self.map(), key.addr(), 0, 0, 0]) as i64 }
+        }
+    }
+
+    #[test]
+    fn hash_results_are_the_kernels_for_each_key_size() {
+        for size in [3, 4, 8, 16, 40, 64, 65, 200] {
+            let program = Program(map(MapType::HASH, size, 8, 2));
+            let key = |n: u8| vec![n; size as usize];
+            assert_eq!(program.lookup(&mut key(1)), 0);
+            assert_eq!(program.update(&mut key(1), &mut [7; 8], 2), -i64::from(libc::ENOENT));
+            assert_eq!(program.update(&mut key(1), &mut [7; 8], 1), 0);
+            assert_eq!(program.update(&mut key(1), &mut [7; 8], 1), -i64::from(libc::EEXIST));
+            assert_eq!(program.update(&mut key(2), &mut [8; 8], 0), 0);
+            assert_eq!(program.update(&mut key(3), &mut [9; 8], 0), -i64::from(libc::E2BIG));
+            assert_eq!(program.update(&mut key(1), &mut [9; 8], 3), -i64::from(libc::EINVAL));
+            assert_eq!(program.update(&mut key(1), &mut [9; 8], 4), -i64::from(libc::EINVAL));
+            assert_eq!(program.update(&mut key(1), &mut [9; 8], u64::MAX), -i64::from(libc::EINVAL));
+            let value = program.0.value_region(program.lookup(&mut key(1)), 8).unwrap();
+            assert_eq!(value.to_vec(), [7; 8]);
+            assert_eq!(program.delete(&mut key(1)), 0);
+            assert_eq!(program.delete(&mut key(1)), -i64::from(libc::ENOENT));
+        }
+    }
+
+    #[test]
+    fn array_results_are_the_kernels() {
+        for map_type in [MapType::ARRAY, MapType::PERCPU_ARRAY] {
+            let program = Program(map(map_type, 4, 6, 3));
+            let key = |n: u32| n.to_ne_bytes();
+            assert_eq!(program.update(&mut key(2), &mut [5; 6], 0), 0);
+            let value = program.0.value_region(program.lookup(&mut key(2)), 6).unwrap();
+            assert_eq!(value.to_vec(), [5; 6]);
+            assert_eq!(program.lookup(&mut key(3)), 0);
+            assert_eq!(program.lookup(&mut key(u32::MAX)), 0);
+            assert_eq!(program.update(&mut key(3), &mut [5; 6], 0), -i64::from(libc::E2BIG));
+            assert_eq!(program.update(&mut key(2), &mut [5; 6], 1), -i64::from(libc::EEXIST));
+            assert_eq!(program.update(&mut key(2), &mut [6; 6], 2), 0);
+            assert_eq!(program.update(&mut key(3), &mut [6; 6], 3), -i64::from(libc::EINVAL));
+            assert_eq!(program.delete(&mut key(0)), -i64::from(libc::EINVAL));
+        }
+    }
+}
