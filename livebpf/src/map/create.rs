@@ -3,6 +3,7 @@
 use super::array::Array;
 use super::cell::OutOfMemory;
 use super::hash::Hash;
+use super::prog_array::ProgArray;
 use super::{MapError, Storage};
 use crate::object::{MapDef, MapInit, MapType};
 
@@ -60,7 +61,7 @@ pub(super) fn storage(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
                 return Err(invalid(format!("value_size is {}, a program array wants 4", def.value_size)));
             }
             check_array(def, flag::NUMA_NODE | flag::RDONLY | flag::WRONLY)?;
-            Ok(Storage::Programs)
+            Ok(Storage::Programs(ProgArray::new(def.max_entries).map_err(|e| no_memory(def, e))?))
         }
         MapType::HASH => {
             check_hash(def)?;

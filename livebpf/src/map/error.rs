@@ -56,7 +56,7 @@ pub enum MapError {
         /// Its type.
         map_type: MapType,
     },
-    /// The operation does not exist for the map's type (`EOPNOTSUPP`, the kernel's ENOTSUPP).
+    /// The operation does not exist for the map's type (the kernel's `ENOTSUPP`, 524).
     #[error("{operation} is not possible on a map of type {map_type}")]
     NotPossible {
         /// What was tried.
@@ -65,6 +65,9 @@ pub enum MapError {
         map_type: MapType,
     },
 }
+
+/// A number that is the kernel's own, but reaches users (include/linux/errno.h).
+const ENOTSUPP: i32 = 524;
 
 impl MapError {
     /// The error number, positive, as in errno.h.
@@ -78,7 +81,7 @@ impl MapError {
             MapError::Denied(_) => libc::EPERM,
             MapError::NoMemory(_) => libc::ENOMEM,
             MapError::Busy(_) => libc::EBUSY,
-            MapError::NotPossible { .. } => libc::EOPNOTSUPP,
+            MapError::NotPossible { .. } => ENOTSUPP,
         }
     }
 }

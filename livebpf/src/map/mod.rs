@@ -1,4 +1,4 @@
-//! Maps: what programs and users keep data in. [`cell`] is the only raw storage; program arrays know no machine code.
+//! Maps: what programs and users keep data in. [`cell`] is the only raw storage; [`prog_array`] knows no machine code.
 //!
 //! A [`Map`] belongs to two sides. *Programs* reach it by [`Map::lookup`], [`Map::update`] and [`Map::delete`] (which
 //! the helpers call) and by the addresses of its values; *users* by [`Map::read`], [`Map::write`], [`Map::remove`] and
@@ -28,6 +28,7 @@ use crate::object::{MapDef, MapType};
 use array::Array;
 use cell::Slice;
 use hash::Hash;
+use prog_array::ProgArray;
 
 /// Update: create the element or replace its value.
 pub const BPF_ANY: u64 = 0;
@@ -58,8 +59,7 @@ pub struct Map {
 enum Storage {
     Array(Array),
     Hash(Hash),
-    /// A program array.
-    Programs,
+    Programs(ProgArray),
 }
 
 /// Where the elements of an array map are.
@@ -87,8 +87,12 @@ impl Map {
     /// Errors are those of `BPF_MAP_CREATE`, which checks in the same order.
     pub fn create(def: Arc<MapDef>, id: u32, cpus: u32) -> Result<Arc<Map>, MapError> {
         let storage = create::storage(&def, cpus.max(1))?;
+        let slots = match &storage {
+            Storage::Programs(programs) => programs.table_addr(),
+            Storage::Array(_) | Storage::Hash(_) => 0,
+        };
         Ok(Arc::new(Map {
-            slots: 0,
+            slots,
             max_entries: def.max_entries,
             map_type: def.map_type.0,
             key_size: def.key_size,
@@ -134,7 +138,7 @@ impl Map {
     pub fn user_value_size(&self) -> usize {
         match &self.storage {
             Storage::Array(array) => array.user_value_size(),
-            Storage::Hash(_) | Storage::Programs => self.value_size as usize,
+            Storage::Hash(_) | Storage::Programs(_) => self.value_size as usize,
         }
     }
 
@@ -146,8 +150,9 @@ impl Map {
     /// Elements there are now; an array always has all of them.
     pub fn len(&self) -> u32 {
         match &self.storage {
-            Storage::Array(_) | Storage::Programs => self.max_entries,
+            Storage::Array(_) => self.max_entries,
             Storage::Hash(hash) => hash.len(),
+            Storage::Programs(programs) => programs.entries().len() as u32,
         }
     }
 
@@ -167,7 +172,7 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.value(index(key)?, cpu),
             Storage::Hash(hash) => hash.lookup(key),
-            Storage::Programs => None,
+            Storage::Programs(_) => None,
         }
     }
 
@@ -187,7 +192,7 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.update(self.array_index(key, flags)?, value, cpu),
             Storage::Hash(hash) => hash.update(key, value, flags, cpu),
-            Storage::Programs => Err(self.not_possible("an update by a program")),
+            Storage::Programs(_) => Err(self.not_possible("an update by a program")),
         }
     }
 
@@ -197,13 +202,14 @@ impl Map {
         match &self.storage {
             Storage::Array(_) => Err(MapError::Invalid("elements of an array cannot be deleted".into())),
             Storage::Hash(hash) => hash.delete(key),
-            Storage::Programs => Err(self.not_possible("a deletion by a program")),
+            Storage::Programs(_) => Err(self.not_possible("a deletion by a program")),
         }
     }
 
     // --- The users' side ---
 
-    /// A copy of the value of `key`; for a per-CPU map the values of all CPUs, each rounded up to 8 bytes.
+    /// A copy of the value of `key`; for a per-CPU map the values of all CPUs, each rounded up to 8 bytes; for a program
+    /// array the program's number.
     pub fn read(&self, key: &[u8]) -> Result<Vec<u8>, MapError> {
         if self.def.map_flags & flag::WRONLY != 0 {
             return Err(MapError::Denied("the map is write-only for users".into()));
@@ -212,11 +218,15 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => index(key).and_then(|i| array.read(i)).ok_or(MapError::NotFound),
             Storage::Hash(hash) => hash.read(key).ok_or(MapError::NotFound),
-            Storage::Programs => Err(self.not_possible("reading as data")),
+            Storage::Programs(programs) => {
+                let id = programs.lookup(index(key).unwrap_or(u32::MAX))?;
+                Ok(id.to_ne_bytes().to_vec())
+            }
         }
     }
 
-    /// Sets the value of `key`; for a per-CPU map those of all CPUs, in the form in which [`Map::read`] gives them.
+    /// Sets the value of `key`; for a per-CPU map those of all CPUs, in the form in which [`Map::read`] gives them. A
+    /// program array's slots are changed by [`ProgArray::set`] and [`ProgArray::clear_index`] instead.
     pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), MapError> {
         self.check_user_may_write()?;
         self.check_key(key)?;
@@ -226,7 +236,7 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.write(self.array_index(key, flags)?, value),
             Storage::Hash(hash) => hash.update(key, value, flags, hash::USER),
-            Storage::Programs => Err(self.not_possible("writing as data")),
+            Storage::Programs(_) => Err(self.not_possible("writing as data")),
         }
     }
 
@@ -246,7 +256,7 @@ impl Map {
             self.check_key(key)?;
         }
         match &self.storage {
-            Storage::Array(_) | Storage::Programs => {
+            Storage::Array(_) | Storage::Programs(_) => {
                 let next = match key.and_then(index) {
                     Some(i) if i < self.max_entries => i + 1,
                     _ => 0,
@@ -270,6 +280,14 @@ impl Map {
         self.frozen.load(Ordering::Acquire)
     }
 
+    /// The slots of a program array; `None` for other maps.
+    pub fn prog_array(&self) -> Option<&ProgArray> {
+        match &self.storage {
+            Storage::Programs(programs) => Some(programs),
+            Storage::Array(_) | Storage::Hash(_) => None,
+        }
+    }
+
     // --- Addresses ---
 
     /// Whether programs may read values through pointers.
@@ -286,7 +304,7 @@ impl Map {
     pub fn array_layout(&self) -> Option<ArrayLayout> {
         match &self.storage {
             Storage::Array(array) => Some(array.layout()),
-            Storage::Hash(_) | Storage::Programs => None,
+            Storage::Hash(_) | Storage::Programs(_) => None,
         }
     }
 
@@ -301,7 +319,7 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.value_region(addr, len),
             Storage::Hash(hash) => hash.value_region(addr, len),
-            Storage::Programs => None,
+            Storage::Programs(_) => None,
         }
     }
 
@@ -405,3 +423,6 @@ impl Source for Slice<'_> {
         target.copy_from(*self);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,9 @@ type Work = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WaitError {
     /// The wait would be for this thread itself.
-    #[error("waiting for running programs from inside one, from deferred work, or in the middle of an update would deadlock")]
+    #[error(
+        "waiting for running programs from inside one, from deferred work, or in the middle of an update would deadlock"
+    )]
     WouldDeadlock,
     /// This process is a child of the one that owns the readers.
     #[error("this process is a fork of the one whose programs are waited for")]
@@ -193,9 +195,7 @@ impl Drop for Domain {
                 // It catches the panics of deferred work.
                 let _ = thread.join();
             }
-            None if left_over && !own && !inside() && !updating() => {
-                while self.shared.run_batch() {}
-            }
+            None if left_over && !own && !inside() && !updating() => while self.shared.run_batch() {},
             None => {}
         }
     }

@@ -85,8 +85,12 @@ impl Image {
             RelocKind::Rel32 => {
                 let from = self.base() + u64::from(at) + 4;
                 let distance = i128::from(address) - i128::from(from);
-                let rel = i32::try_from(distance)
-                    .map_err(|_| TextError::Reach { at, symbol, address, base: self.region.base() })?;
+                let rel = i32::try_from(distance).map_err(|_| TextError::Reach {
+                    at,
+                    symbol,
+                    address,
+                    base: self.region.base(),
+                })?;
                 put(bytes, at, &rel.to_le_bytes())
             }
         }

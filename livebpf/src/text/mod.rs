@@ -57,7 +57,9 @@ pub enum TextError {
         hint: &'static str,
     },
     /// No room for an image.
-    #[error("the code region is full: {wanted} bytes wanted, {used} of {capacity} in use; unload programs or make it larger")]
+    #[error(
+        "the code region is full: {wanted} bytes wanted, {used} of {capacity} in use; unload programs or make it larger"
+    )]
     Full {
         /// Bytes wanted.
         wanted: u64,
@@ -75,7 +77,9 @@ pub enum TextError {
         symbol: Symbol,
     },
     /// A rel32 that cannot reach its symbol.
-    #[error("code offset {at:#x}: {symbol:?} at {address:#x} is more than 2 GiB away from the code region at {base:#x}")]
+    #[error(
+        "code offset {at:#x}: {symbol:?} at {address:#x} is more than 2 GiB away from the code region at {base:#x}"
+    )]
     Reach {
         /// Offset of the field in the image.
         at: u32,

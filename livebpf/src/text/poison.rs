@@ -23,7 +23,8 @@ pub(super) fn stub() -> [u8; STUB_LEN] {
 }
 
 /// First words of the report: tests look for them.
-pub(crate) const REPORT: &str = "livebpf: broken invariant: a tail call was taken through an open bypass to an empty slot";
+pub(crate) const REPORT: &str =
+    "livebpf: broken invariant: a tail call was taken through an open bypass to an empty slot";
 
 /// Reports and aborts. `frame` is the caller's rbp. Allocates nothing and takes no lock: whoever holds one may be the
 /// thread that is broken.

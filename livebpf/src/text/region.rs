@@ -283,16 +283,22 @@ fn memory_file(len: u32) -> Result<OwnedFd, TextError> {
 /// Both views of the file: writable first, then the seals, then executable.
 fn views(file: &OwnedFd, len: usize, near: Option<u64>) -> Result<(View, View), TextError> {
     let hint = "; a security policy may forbid it (SELinux: execmem, execmod; systemd: MemoryDenyWriteExecute)";
-    let data = map(file, len, libc::PROT_READ | libc::PROT_WRITE, None)
-        .map_err(|source| TextError::Os { step: "mapping the code file writable", source, hint: "" })?;
+    let data = map(file, len, libc::PROT_READ | libc::PROT_WRITE, None).map_err(|source| TextError::Os {
+        step: "mapping the code file writable",
+        source,
+        hint: "",
+    })?;
     let seals = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: a descriptor and flags.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
         let hint = "; F_SEAL_FUTURE_WRITE needs Linux 5.1";
         return Err(TextError::Os { step: "sealing the code file", source: io::Error::last_os_error(), hint });
     }
-    let code = map(file, len, libc::PROT_READ | libc::PROT_EXEC, near)
-        .map_err(|source| TextError::Os { step: "mapping the code file executable", source, hint })?;
+    let code = map(file, len, libc::PROT_READ | libc::PROT_EXEC, near).map_err(|source| TextError::Os {
+        step: "mapping the code file executable",
+        source,
+        hint,
+    })?;
     for view in [&data, &code] {
         // SAFETY: advice about a mapping of our own.
         if unsafe { libc::madvise(view.at.as_ptr().cast(), len, libc::MADV_DONTFORK) } != 0 {
