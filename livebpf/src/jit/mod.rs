@@ -7,9 +7,24 @@
 //! invocation's tail-call count: generated code increments it and does nothing else to it.
 
 pub mod code;
+mod emit;
+mod emit_alu;
+mod emit_atomic;
+mod emit_call;
+mod emit_div;
+mod emit_jmp;
+mod emit_mem;
+mod emit_packet;
+mod emit_prologue;
+mod emit_tail_call;
+mod frame;
 pub mod options;
+mod plan;
+pub mod x64;
 
 pub use code::{Code, FrameInfo, PokeSite, Reloc, RelocKind, Symbol};
+pub use emit_prologue::MAX_LOOPS;
+pub use emit_tail_call::MAX_TAIL_CALL_CNT;
 pub use options::{CpuFeatures, JitError, Options, TailCalls};
 
 use crate::verify::Verified;
@@ -21,6 +36,6 @@ use crate::verify::Verified;
 /// # Errors
 /// When the program contains something that generated code does not support (kernel functions, `callx`), or when the
 /// facts about it contradict its instructions.
-pub fn compile(_verified: &Verified, _options: &Options) -> Result<Code, JitError> {
-    Ok(Code::default())
+pub fn compile(verified: &Verified, options: &Options) -> Result<Code, JitError> {
+    emit::Emitter::new(verified.program(), verified.facts(), options)?.run()
 }

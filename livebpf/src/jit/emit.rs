@@ -1,0 +1,300 @@
+//! The walk over a program: which `emit_*` each instruction goes to, and what is collected on the way.
+
+use super::code::{Code, FrameInfo, PokeSite, Reloc, RelocKind, Symbol};
+use super::frame::{self, Frame};
+use super::options::{JitError, Options};
+use super::plan::{self, CallKind, Plan};
+use super::x64::layout::LIMIT;
+use super::x64::{Asm, Gpr, Label, Laid, Pos};
+use crate::insn::{Insn, Pc, Reg};
+use crate::link::{MapId, Program};
+use crate::verify::{Facts, TailCall};
+
+/// The native register of each BPF register.
+pub(super) const fn gpr(r: Reg) -> Gpr {
+    const MAP: [Gpr; 11] = [
+        Gpr::Rax,
+        Gpr::Rdi,
+        Gpr::Rsi,
+        Gpr::Rdx,
+        Gpr::Rcx,
+        Gpr::R8,
+        Gpr::Rbx,
+        Gpr::R13,
+        Gpr::R14,
+        Gpr::R15,
+        Gpr::Rbp,
+    ];
+    MAP[r.index()]
+}
+
+/// Functions begin at multiples of this.
+const FUNCTION_ALIGN: u8 = 16;
+/// Loop heads lie at multiples of this.
+const LOOP_ALIGN: u8 = 16;
+
+/// A [`PokeSite`] whose place is not final.
+pub(super) struct Site {
+    pub map: MapId,
+    pub index: u32,
+    pub pc: Pc,
+    pub bypass: Pos,
+    pub target: Pos,
+    pub out: Label,
+}
+
+/// State of one compilation.
+pub(super) struct Emitter<'a> {
+    pub asm: Asm,
+    pub program: &'a Program,
+    pub facts: &'a Facts,
+    pub options: &'a Options,
+    pub plan: Plan,
+    /// Of the function being emitted.
+    pub frame: Frame,
+    /// The epilogue that several exits of the function being emitted share.
+    pub shared_epilogue: Option<Label>,
+    /// Where the function being emitted returns 0.
+    pub return_zero: Option<Label>,
+    relocs: Vec<(Pos, RelocKind, Symbol)>,
+    sites: Vec<Site>,
+    lines: Vec<(Pos, Pc)>,
+}
+
+impl<'a> Emitter<'a> {
+    /// Plans the whole program. Label `pc` is the instruction at `pc`, the labels after those are the functions'.
+    pub(super) fn new(program: &'a Program, facts: &'a Facts, options: &'a Options) -> Result<Self, JitError> {
+        let plan = Plan::new(program, facts, options)?;
+        let insns = program.insns.len();
+        let asm = Asm::with_capacity(insns as usize * 6 + 64, insns + program.subprogs.len() as u32);
+        Ok(Emitter {
+            asm,
+            program,
+            facts,
+            options,
+            plan,
+            frame: Frame::default(),
+            shared_epilogue: None,
+            return_zero: None,
+            relocs: Vec::new(),
+            sites: Vec::new(),
+            lines: Vec::with_capacity(insns as usize),
+        })
+    }
+
+    /// The label of a function's entry.
+    pub(super) fn function_label(&self, func: usize) -> Label {
+        Label(self.program.insns.len() + func as u32)
+    }
+    /// Notes that the field at `at` depends on `symbol`.
+    pub(super) fn reloc(&mut self, at: Pos, kind: RelocKind, symbol: Symbol) {
+        self.relocs.push((at, kind, symbol));
+    }
+    pub(super) fn site(&mut self, site: Site) {
+        self.sites.push(site);
+    }
+    /// The instruction after the one at `pc`, where both can be compiled as one: it is no jump's target.
+    pub(super) fn partner(&self, pc: Pc, insn: &Insn) -> Option<Insn> {
+        let next = Pc(pc.0 + insn.slots());
+        let usable = self.facts.at(next).reached && !self.plan.is_target(next) && !self.plan.is_unused(next);
+        self.program.insns.get(next).filter(|_| usable)
+    }
+
+    /// Emits everything and puts it in its place.
+    pub(super) fn run(mut self) -> Result<Code, JitError> {
+        let mut tail_entry = None;
+        let mut spans = Vec::with_capacity(self.program.subprogs.len());
+        for func in 0..self.program.subprogs.len() {
+            let start = &self.program.subprogs[func].start;
+            self.frame = Frame::new(&self.plan.needs[func]);
+            if !self.facts.at(*start).reached {
+                spans.push((self.asm.pos(), self.asm.pos(), 0));
+                continue;
+            }
+            if func != 0 {
+                self.asm.align(FUNCTION_ALIGN, 0);
+            }
+            let begin = self.asm.pos();
+            self.asm.bind(self.function_label(func));
+            let tail = self.emit_prologue();
+            tail_entry.get_or_insert(tail);
+            self.emit_function(func)?;
+            spans.push((begin, self.asm.pos(), self.frame.native_stack()));
+            if self.asm.pos().is_beyond(LIMIT) {
+                return Err(JitError::TooLarge { limit: LIMIT });
+            }
+        }
+        self.finish(&spans, tail_entry)
+    }
+
+    fn emit_function(&mut self, func: usize) -> Result<(), JitError> {
+        let (start, end) = (self.program.subprogs[func].start, self.program.subprogs[func].end);
+        (self.shared_epilogue, self.return_zero) = (None, None);
+        let mut pc = start;
+        // The last instruction emitted, when control can run on from it.
+        let mut open: Option<Pc> = None;
+        while pc < end {
+            let Some(insn) = self.program.insns.get(pc) else {
+                pc = pc.next();
+                continue;
+            };
+            if !self.facts.at(pc).reached {
+                if open.take().is_some() {
+                    // Verification has shown that nothing gets here.
+                    self.asm.ud2();
+                }
+                pc = Pc(pc.0 + insn.slots());
+                continue;
+            }
+            if self.plan.is_loop_head(pc) {
+                self.asm.align(LOOP_ALIGN, 0);
+            }
+            self.asm.bind(Label(pc.0));
+            open = plan::falls_through(self.facts, pc, &insn).then_some(pc);
+            if self.plan.is_unused(pc) {
+                pc = Pc(pc.0 + insn.slots());
+                continue;
+            }
+            self.lines.push((self.asm.pos(), pc));
+            let slots = self.emit_fused(pc, &insn);
+            if slots > 0 {
+                pc = Pc(pc.0 + slots);
+                continue;
+            }
+            self.emit_insn(pc, &insn)?;
+            pc = Pc(pc.0 + insn.slots());
+        }
+        if let Some(pc) = open {
+            return Err(JitError::FallsOff { pc, func: self.program.subprogs[func].name.clone() });
+        }
+        self.emit_return_zero();
+        Ok(())
+    }
+
+    /// Emits an instruction together with the one after it where both make one; returns how many slots that took, or 0.
+    fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
+        let Some(next) = self.partner(pc, insn) else { return 0 };
+        let fused = match (insn, &next) {
+            (Insn::Mov { .. }, Insn::Alu { .. }) => self.emit_mov_add(insn, &next),
+            (Insn::Alu { .. }, Insn::Alu { .. }) => self.emit_shift_pair(insn, &next),
+            (Insn::Load { .. }, Insn::Endian { .. }) => self.emit_load_swapped(pc, insn, &next),
+            _ => false,
+        };
+        if fused { insn.slots() + next.slots() } else { 0 }
+    }
+
+    /// The one match over all instructions.
+    fn emit_insn(&mut self, pc: Pc, insn: &Insn) -> Result<(), JitError> {
+        match *insn {
+            Insn::Alu { op, width, dst, src } => self.emit_alu(op, width, dst, src),
+            Insn::Neg { width, dst } => self.emit_neg(width, dst),
+            Insn::Mov { width, dst, src } => self.emit_mov(width, dst, src),
+            Insn::MovSx { width, from, dst, src } => self.emit_movsx(width, from, dst, src),
+            Insn::Endian { op, size, dst } => self.emit_endian(op, size, dst),
+            Insn::LoadImm64 { dst, value } => self.emit_ld_imm64(pc, dst, value)?,
+            Insn::Load { size, dst, base, off } | Insn::LoadAcquire { size, dst, base, off } => {
+                self.emit_ldx(pc, size, dst, base, off);
+            }
+            Insn::LoadSx { size, dst, base, off } => self.emit_ldsx(pc, size, dst, base, off),
+            Insn::Store { size, base, off, src } => self.emit_stx(pc, size, base, off, src),
+            Insn::StoreRelease { size, base, off, src } => {
+                self.emit_stx(pc, size, base, off, crate::insn::Src::Reg(src));
+            }
+            Insn::Atomic { op, width, base, off, src } => self.emit_atomic(op, width, base, off, src),
+            Insn::LoadAbs { size, off } => self.emit_ld_abs(size, off),
+            Insn::LoadInd { size, src, off } => self.emit_ld_ind(size, src, off),
+            Insn::Ja { .. } | Insn::JaL { .. } => self.emit_ja(pc, insn)?,
+            Insn::MayGoto { .. } => self.emit_may_goto(pc, insn)?,
+            Insn::Jmp { cond, width, dst, src, .. } => self.emit_cond_jmp(pc, insn, cond, width, dst, src)?,
+            Insn::Call { helper } => self.emit_helper_call(pc, helper)?,
+            Insn::CallSubprog { off } => self.emit_call_subprog(pc, off)?,
+            Insn::CallKfunc { .. } => return Err(JitError::Unsupported { pc, what: "a call of a kernel function" }),
+            Insn::CallX { .. } => return Err(JitError::Unsupported { pc, what: "a call through a register" }),
+            Insn::Exit => self.emit_exit(),
+        }
+        Ok(())
+    }
+
+    fn emit_helper_call(&mut self, pc: Pc, helper: u32) -> Result<(), JitError> {
+        match plan::call_kind(self.program, self.facts, pc, helper) {
+            CallKind::TailCall(TailCall::Direct { map, index }) => {
+                let max_entries = self.map(pc, map.0.into())?.1.max_entries;
+                if index >= max_entries {
+                    // It fails always: no code.
+                } else if self.options.patches(map) {
+                    self.emit_bpf_tail_call_direct(pc, map, index);
+                } else {
+                    self.emit_bpf_tail_call_slot(map, index);
+                }
+            }
+            CallKind::TailCall(TailCall::Indirect { map }) => {
+                let max_entries = self.map(pc, map.0.into())?.1.max_entries;
+                self.emit_bpf_tail_call_indirect(map, max_entries);
+            }
+            CallKind::TailCall(TailCall::Dynamic) => self.emit_bpf_tail_call_dynamic(),
+            CallKind::ArrayLookup(map) => {
+                let def = self.map(pc, map.0.into())?.1;
+                self.emit_array_map_lookup(map, def.value_size, def.max_entries);
+            }
+            CallKind::Native => self.emit_call(helper),
+        }
+        Ok(())
+    }
+
+    /// A map by number, as found at `pc`.
+    pub(super) fn map(&self, pc: Pc, map: i64) -> Result<(MapId, &'a crate::object::MapDef), JitError> {
+        usize::try_from(map)
+            .ok()
+            .and_then(|i| self.program.maps.get(i))
+            .map(|def| (MapId(map as u32), &**def))
+            .ok_or(JitError::BadMap { pc, map, have: self.program.maps.len() })
+    }
+
+    /// The label of the instruction that the jump at `pc` leads to.
+    pub(super) fn target(&self, pc: Pc, off: i32) -> Result<Label, JitError> {
+        let here = self.program.subprog_at(pc);
+        pc.jump(off)
+            .filter(|t| self.program.insns.get(*t).is_some() && self.facts.at(*t).reached)
+            .filter(|t| here.is_some() && self.program.subprog_at(*t) == here)
+            .map(|t| Label(t.0))
+            .ok_or(JitError::BadJump { pc, target: i64::from(pc.0) + 1 + i64::from(off) })
+    }
+
+    fn finish(self, spans: &[(Pos, Pos, u32)], tail_entry: Option<Pos>) -> Result<Code, JitError> {
+        let laid = self.asm.finish().map_err(|_| JitError::TooLarge { limit: LIMIT })?;
+        let mut frames: Vec<FrameInfo> = spans
+            .iter()
+            .map(|(start, end, native_stack)| FrameInfo {
+                start: laid.offset(*start),
+                end: laid.offset(*end),
+                native_stack: *native_stack,
+                ..FrameInfo::default()
+            })
+            .collect();
+        frame::chains(&mut frames, &self.plan.calls)
+            .map_err(|f| JitError::Recursion { func: self.program.subprogs[f].name.clone() })?;
+        let relocs = self.relocs.iter().map(|(at, kind, symbol)| Reloc {
+            at: laid.offset(*at),
+            kind: *kind,
+            symbol: *symbol,
+        });
+        Ok(Code {
+            relocs: relocs.collect(),
+            sites: self.sites.iter().map(|s| s.place(&laid)).collect(),
+            entry: frames.first().map_or(0, |f| f.start),
+            tail_entry: tail_entry.map_or(0, |t| laid.offset(t)),
+            frames,
+            lines: self.lines.iter().map(|(pos, pc)| (laid.offset(*pos), *pc)).collect(),
+            bytes: laid.bytes,
+        })
+    }
+}
+
+impl Site {
+    fn place(&self, laid: &Laid) -> PokeSite {
+        let bypass = laid.offset(self.bypass);
+        let out = laid.label(self.out).unwrap_or(bypass + 5);
+        let skip = out.wrapping_sub(bypass + 5) as i32;
+        PokeSite { map: self.map, index: self.index, pc: self.pc, bypass, skip, target: laid.offset(self.target) }
+    }
+}

@@ -1,0 +1,112 @@
+//! Loads, stores and 64-bit immediates.
+
+use super::code::{RelocKind, Symbol};
+use super::emit::{Emitter, gpr};
+use super::emit_alu::mem_size;
+use super::options::JitError;
+use super::plan;
+use super::x64::{Gpr, Mem, Size};
+use crate::insn::{self, EndianOp, Imm64, Insn, Pc, Reg, Src};
+use crate::link::MapId;
+
+impl Emitter<'_> {
+    /// A constant in its shortest form; `mov dst, imm64` for the address of a map or a value, `lea dst, [rip + rel32]`
+    /// for that of a function.
+    pub(super) fn emit_ld_imm64(&mut self, pc: Pc, dst: Reg, value: Imm64) -> Result<(), JitError> {
+        let dst = gpr(dst);
+        match value {
+            Imm64::Const(v) => self.emit_const(dst, v),
+            Imm64::MapIdx(i) => {
+                let map = self.map(pc, i.into())?.0;
+                self.emit_address(dst, Symbol::Map(map));
+            }
+            Imm64::MapIdxValue { idx, off } => {
+                let map = self.map(pc, idx.into())?.0;
+                self.emit_address(dst, Symbol::MapData(map, off));
+            }
+            Imm64::Func { off } => {
+                let func = plan::callee(self.program, pc, off)?;
+                let label = self.function_label(func);
+                self.asm.lea_label(dst, label);
+            }
+            Imm64::MapFd(_) | Imm64::MapFdValue { .. } => {
+                return Err(JitError::Unsupported { pc, what: "a map by file descriptor" });
+            }
+            Imm64::BtfId { .. } => return Err(JitError::Unsupported { pc, what: "a kernel variable" }),
+        }
+        Ok(())
+    }
+
+    /// `mov dst, imm64`, the immediate being a symbol's address.
+    pub(super) fn emit_address(&mut self, dst: Gpr, symbol: Symbol) {
+        let at = self.asm.mov_ri64(dst, 0);
+        self.reloc(at, RelocKind::Abs64, symbol);
+    }
+
+    /// `mov dst, imm64`, the immediate being the address of a program array's slot table.
+    pub(super) fn emit_slot_table(&mut self, dst: Gpr, map: MapId) {
+        self.emit_address(dst, Symbol::SlotTable(map));
+    }
+
+    /// Where an access really goes: context accesses go to the record.
+    fn place(&self, pc: Pc, size: insn::Size, base: Reg, off: i16) -> (Mem, Size) {
+        match self.facts.at(pc).record {
+            Some(at) => (Mem::new(gpr(base), at.offset as i32), mem_size(at.size)),
+            None => (Mem::new(gpr(base), off.into()), mem_size(size)),
+        }
+    }
+
+    /// `movzx dst32, byte/word [base + off]`, `mov dst32, [base + off]`, `mov dst, [base + off]`
+    pub(super) fn emit_ldx(&mut self, pc: Pc, size: insn::Size, dst: Reg, base: Reg, off: i16) {
+        let (mem, size) = self.place(pc, size, base, off);
+        self.emit_zero_extended_load(size, gpr(dst), mem);
+    }
+
+    /// A load whose upper bits are zero.
+    pub(super) fn emit_zero_extended_load(&mut self, size: Size, dst: Gpr, mem: Mem) {
+        match size {
+            Size::B | Size::W => self.asm.movzx_rm(size, dst, mem),
+            Size::D | Size::Q => self.asm.mov_rm(size, dst, mem),
+        }
+    }
+
+    /// `movsx dst, byte/word [base + off]`, `movsxd dst, [base + off]`
+    pub(super) fn emit_ldsx(&mut self, pc: Pc, size: insn::Size, dst: Reg, base: Reg, off: i16) {
+        let (mem, size) = self.place(pc, size, base, off);
+        match size {
+            Size::B | Size::W | Size::D => self.asm.movsx_rm(Size::Q, size, gpr(dst), mem),
+            Size::Q => self.asm.mov_rm(Size::Q, gpr(dst), mem),
+        }
+    }
+
+    /// A load and a swap to big endian of the whole of it: `movbe dst, [base + off]`, for 16 bits `movzx` and
+    /// `rol r16, 8`. Returns whether it was that.
+    pub(super) fn emit_load_swapped(&mut self, pc: Pc, load: &Insn, swap: &Insn) -> bool {
+        let (Insn::Load { size, dst, base, off }, Insn::Endian { op, size: swapped, dst: swap_dst }) = (*load, *swap)
+        else {
+            return false;
+        };
+        if size != swapped || dst != swap_dst || op == EndianOp::ToLe || self.facts.at(pc).record.is_some() {
+            return false;
+        }
+        let mem = Mem::new(gpr(base), off.into());
+        match mem_size(size) {
+            Size::W => {
+                self.asm.movzx_rm(Size::W, gpr(dst), mem);
+                self.asm.shift_ri(super::x64::Shift::Rol, Size::W, gpr(dst), 8);
+            }
+            size @ (Size::D | Size::Q) if self.options.cpu.movbe => self.asm.movbe_rm(size, gpr(dst), mem),
+            _ => return false,
+        }
+        true
+    }
+
+    /// `mov [base + off], src` or `mov [base + off], imm`
+    pub(super) fn emit_stx(&mut self, pc: Pc, size: insn::Size, base: Reg, off: i16, src: Src) {
+        let (mem, size) = self.place(pc, size, base, off);
+        match src {
+            Src::Reg(src) => self.asm.mov_mr(size, mem, gpr(src)),
+            Src::Imm(imm) => self.asm.mov_mi(size, mem, imm),
+        }
+    }
+}

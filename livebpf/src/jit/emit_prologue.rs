@@ -1,0 +1,83 @@
+//! Entering and leaving a function.
+
+use super::emit::Emitter;
+use super::x64::{Alu, Gpr, Mem, Pos, Size};
+
+/// How often a function's may_goto instructions let a loop go on, taken together (the kernel's `BPF_MAX_LOOPS`).
+pub const MAX_LOOPS: i32 = 8 * 1024 * 1024;
+
+/// Up to this many bytes, an epilogue is repeated at every exit; a longer one is shared.
+const INLINE_EPILOGUE: u32 = 5;
+
+impl Emitter<'_> {
+    /// ```text
+    /// entry:       nop5
+    ///              push rbp
+    ///              mov  rbp, rsp
+    /// tail entry:  sub  rsp, frame          omitted when 0
+    ///              push rbx, r13, r14, r15  those used
+    ///              mov  qword [rbp-n], 8388608   with may_goto
+    /// ```
+    pub(super) fn emit_prologue(&mut self) -> Pos {
+        let frame = self.frame;
+        self.asm.nop(5);
+        self.asm.push(Gpr::Rbp);
+        self.asm.mov_rr(Size::Q, Gpr::Rbp, Gpr::Rsp);
+        let tail_entry = self.asm.pos();
+        match frame.bytes {
+            0 => {}
+            128 => self.asm.alu_ri(Alu::Add, Size::Q, Gpr::Rsp, -128),
+            n => self.asm.alu_ri(Alu::Sub, Size::Q, Gpr::Rsp, n as i32),
+        }
+        for r in frame.pushed() {
+            self.asm.push(r);
+        }
+        if let Some(off) = frame.may_goto {
+            self.asm.mov_mi(Size::Q, Mem::new(Gpr::Rbp, off), MAX_LOOPS);
+        }
+        tail_entry
+    }
+
+    /// ```text
+    /// pop r15, r14, r13, rbx    those used
+    /// leave
+    /// ret
+    /// ```
+    pub(super) fn emit_epilogue(&mut self) {
+        self.emit_pop_callee_regs();
+        self.asm.leave();
+        self.asm.ret();
+    }
+
+    /// Pops the used callee-saved registers. Then rsp is rbp − frame.
+    pub(super) fn emit_pop_callee_regs(&mut self) {
+        for r in self.frame.pushed().rev() {
+            self.asm.pop(r);
+        }
+    }
+
+    /// `exit`: the epilogue, or a jump to the one that the function's exits share where it is long.
+    pub(super) fn emit_exit(&mut self) {
+        let size: u32 = 2 + self.frame.pushed().map(|r| if r == Gpr::Rbx { 1 } else { 2 }).sum::<u32>();
+        match self.shared_epilogue {
+            Some(label) if size > INLINE_EPILOGUE => self.asm.jmp(label),
+            _ => {
+                if self.shared_epilogue.is_none() {
+                    let label = self.asm.new_label();
+                    self.asm.bind(label);
+                    self.shared_epilogue = Some(label);
+                }
+                self.emit_epilogue();
+            }
+        }
+    }
+
+    /// Behind the function, where a legacy packet load that is out of bounds leads: `xor eax, eax` and the epilogue.
+    pub(super) fn emit_return_zero(&mut self) {
+        if let Some(label) = self.return_zero {
+            self.asm.bind(label);
+            self.asm.alu_rr(Alu::Xor, Size::D, Gpr::Rax, Gpr::Rax);
+            self.emit_exit();
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What has to be known about a program before the first byte is emitted: jump targets, loop heads, argument
+//! set-up that nothing reads, and each function's frame and calls. One pass over the instructions.
+
+use super::frame::{Calls, Needs};
+use super::options::{JitError, Options};
+use crate::helper;
+use crate::insn::{Imm64, Insn, Pc, Reg, Src};
+use crate::link::Program;
+use crate::object::MapType;
+use crate::verify::{Facts, TailCall};
+
+/// Some jump leads here.
+const TARGET: u8 = 1;
+/// Some jump leads here from further on: a loop's head.
+const LOOP: u8 = 2;
+/// Nothing reads what this instruction computes.
+const UNUSED: u8 = 4;
+
+/// The plan.
+pub(super) struct Plan {
+    marks: Vec<u8>,
+    /// By function.
+    pub needs: Vec<Needs>,
+    /// By function.
+    pub calls: Vec<Calls>,
+}
+
+/// How a helper call is compiled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CallKind {
+    TailCall(TailCall),
+    ArrayLookup(crate::link::MapId),
+    Native,
+}
+
+/// How the call of `helper` at `pc` is compiled.
+pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -> CallKind {
+    let at = facts.at(pc);
+    match (helper, at.map) {
+        (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call.unwrap_or(TailCall::Dynamic)),
+        (helper::id::MAP_LOOKUP_ELEM, Some(map))
+            if program.maps.get(map.0 as usize).is_some_and(|m| m.map_type == MapType::ARRAY) =>
+        {
+            CallKind::ArrayLookup(map)
+        }
+        _ => CallKind::Native,
+    }
+}
+
+/// Where a conditional or unconditional jump at `pc` goes when it is taken; `None` when it is never taken.
+pub(super) fn taken(facts: &Facts, pc: Pc, insn: &Insn) -> Option<i32> {
+    match *insn {
+        Insn::Ja { off } | Insn::MayGoto { off } => Some(off.into()),
+        Insn::JaL { off } => Some(off),
+        Insn::Jmp { off, .. } => (facts.at(pc).always != Some(false)).then_some(off.into()),
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Mov { .. }
+        | Insn::MovSx { .. }
+        | Insn::Endian { .. }
+        | Insn::LoadImm64 { .. }
+        | Insn::Load { .. }
+        | Insn::LoadSx { .. }
+        | Insn::Store { .. }
+        | Insn::Atomic { .. }
+        | Insn::LoadAcquire { .. }
+        | Insn::StoreRelease { .. }
+        | Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. }
+        | Insn::Call { .. }
+        | Insn::CallSubprog { .. }
+        | Insn::CallKfunc { .. }
+        | Insn::CallX { .. }
+        | Insn::Exit => None,
+    }
+}
+
+/// Whether the instruction after the one at `pc` can follow it.
+pub(super) fn falls_through(facts: &Facts, pc: Pc, insn: &Insn) -> bool {
+    match insn {
+        Insn::Ja { .. } | Insn::JaL { .. } | Insn::Exit => false,
+        Insn::Jmp { .. } => facts.at(pc).always != Some(true),
+        _ => true,
+    }
+}
+
+impl Plan {
+    pub(super) fn new(program: &Program, facts: &Facts, options: &Options) -> Result<Plan, JitError> {
+        let n = program.insns.len() as usize;
+        let funcs = program.subprogs.len();
+        let mut plan = Plan { marks: vec![0; n], needs: Vec::with_capacity(funcs), calls: Vec::with_capacity(funcs) };
+        for (i, func) in program.subprogs.iter().enumerate() {
+            let stack_depth = facts.funcs.get(i).map_or(0, |f| f.stack_depth);
+            if stack_depth > 512 {
+                return Err(JitError::Stack { func: func.name.clone(), depth: stack_depth });
+            }
+            let mut needs = Needs { stack_depth, ..Needs::default() };
+            let mut calls = Calls::default();
+            for pc in (func.start.0..func.end.0).map(Pc) {
+                let Some(insn) = program.insns.get(pc).filter(|_| facts.at(pc).reached) else { continue };
+                plan.mark_target(facts, pc, &insn);
+                needs.note(program, facts, pc, &insn);
+                calls.note(program, pc, &insn)?;
+                if let Insn::Call { helper } = insn {
+                    plan.mark_unused(program, facts, options, pc, helper);
+                }
+            }
+            plan.needs.push(needs);
+            plan.calls.push(calls);
+        }
+        Ok(plan)
+    }
+
+    fn marked(&self, pc: Pc, mark: u8) -> bool {
+        self.marks.get(pc.index()).is_some_and(|m| m & mark != 0)
+    }
+    fn mark(&mut self, pc: Pc, mark: u8) {
+        if let Some(m) = self.marks.get_mut(pc.index()) {
+            *m |= mark;
+        }
+    }
+    /// Whether some jump leads to `pc`.
+    pub(super) fn is_target(&self, pc: Pc) -> bool {
+        self.marked(pc, TARGET)
+    }
+    /// Whether a loop begins at `pc`.
+    pub(super) fn is_loop_head(&self, pc: Pc) -> bool {
+        self.marked(pc, LOOP)
+    }
+    /// Whether nothing reads what the instruction at `pc` computes.
+    pub(super) fn is_unused(&self, pc: Pc) -> bool {
+        self.marked(pc, UNUSED)
+    }
+
+    fn mark_target(&mut self, facts: &Facts, pc: Pc, insn: &Insn) {
+        if let Some(target) = taken(facts, pc, insn).and_then(|off| pc.jump(off)) {
+            self.mark(target, if target <= pc { TARGET | LOOP } else { TARGET });
+        }
+    }
+
+    /// Marks the instructions whose only use is an argument that the call at `pc` does not read.
+    ///
+    /// They stand before the call in the same stretch without jumps, and the call makes R1 to R5 unreadable, so
+    /// nothing else can read them; labels in between only add other ways to the same call.
+    fn mark_unused(&mut self, program: &Program, facts: &Facts, options: &Options, pc: Pc, helper: u32) {
+        let mut wanted: u16 = match call_kind(program, facts, pc, helper) {
+            CallKind::TailCall(TailCall::Direct { map, .. }) if options.patches(map) => bit(Reg::R2) | bit(Reg::R3),
+            CallKind::TailCall(TailCall::Direct { .. }) => bit(Reg::R2) | bit(Reg::R3),
+            CallKind::TailCall(TailCall::Indirect { .. }) => bit(Reg::R2),
+            CallKind::ArrayLookup(_) => bit(Reg::R1),
+            CallKind::TailCall(TailCall::Dynamic) | CallKind::Native => 0,
+        };
+        let mut at = pc;
+        while wanted != 0 {
+            let Some(before) = at.0.checked_sub(1).map(Pc) else { return };
+            at = before;
+            let Some(insn) = program.insns.get(at) else { continue };
+            if !facts.at(at).reached || !stays_in_line(&insn) {
+                return;
+            }
+            let defined = pure_definition(&insn).filter(|dst| wanted & bit(*dst) != 0);
+            match defined {
+                Some(dst) => {
+                    self.mark(at, UNUSED);
+                    wanted &= !bit(dst);
+                }
+                None => wanted &= !mentioned(&insn),
+            }
+        }
+    }
+}
+
+/// Whether control reaches the instruction only from the one before or a label, and leaves it only to the next.
+fn stays_in_line(insn: &Insn) -> bool {
+    match insn {
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Mov { .. }
+        | Insn::MovSx { .. }
+        | Insn::Endian { .. }
+        | Insn::LoadImm64 { .. }
+        | Insn::Load { .. }
+        | Insn::LoadSx { .. }
+        | Insn::Store { .. }
+        | Insn::Atomic { .. }
+        | Insn::LoadAcquire { .. }
+        | Insn::StoreRelease { .. } => true,
+        Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. }
+        | Insn::Ja { .. }
+        | Insn::JaL { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Jmp { .. }
+        | Insn::Call { .. }
+        | Insn::CallSubprog { .. }
+        | Insn::CallKfunc { .. }
+        | Insn::CallX { .. }
+        | Insn::Exit => false,
+    }
+}
+
+/// The register that the instruction sets, where setting it is all it does.
+fn pure_definition(insn: &Insn) -> Option<Reg> {
+    match *insn {
+        Insn::Mov { dst, .. } | Insn::MovSx { dst, .. } | Insn::LoadImm64 { dst, .. } => Some(dst),
+        _ => None,
+    }
+}
+
+fn bit(r: Reg) -> u16 {
+    1 << r.number()
+}
+
+fn src_bit(src: Src) -> u16 {
+    match src {
+        Src::Reg(r) => bit(r),
+        Src::Imm(_) => 0,
+    }
+}
+
+/// The registers that the instruction names, as bits by number.
+fn mentioned(insn: &Insn) -> u16 {
+    match *insn {
+        Insn::Alu { dst, src, .. } | Insn::Mov { dst, src, .. } | Insn::Jmp { dst, src, .. } => bit(dst) | src_bit(src),
+        Insn::Neg { dst, .. } | Insn::Endian { dst, .. } | Insn::LoadImm64 { dst, .. } => bit(dst),
+        Insn::MovSx { dst, src, .. } => bit(dst) | bit(src),
+        Insn::Load { dst, base, .. } | Insn::LoadSx { dst, base, .. } | Insn::LoadAcquire { dst, base, .. } => {
+            bit(dst) | bit(base)
+        }
+        Insn::Store { base, src, .. } => bit(base) | src_bit(src),
+        Insn::StoreRelease { base, src, .. } => bit(base) | bit(src),
+        Insn::Atomic { base, src, .. } => bit(base) | bit(src) | bit(Reg::R0),
+        Insn::LoadAbs { .. } => bit(Reg::R0) | bit(Reg::R6),
+        Insn::LoadInd { src, .. } => bit(Reg::R0) | bit(Reg::R6) | bit(src),
+        Insn::CallX { reg } => bit(reg),
+        Insn::Ja { .. } | Insn::JaL { .. } | Insn::MayGoto { .. } | Insn::Exit => 0,
+        Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } => 0x3f,
+    }
+}
+
+impl Needs {
+    fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
+        let names = mentioned(insn);
+        for (i, used) in self.callee_saved.iter_mut().enumerate() {
+            *used |= names & 1 << (6 + i) != 0;
+        }
+        match *insn {
+            Insn::MayGoto { .. } => self.may_goto = true,
+            Insn::CallSubprog { .. } => self.calls = true,
+            Insn::Call { helper } => self.calls |= call_kind(program, facts, pc, helper) == CallKind::Native,
+            _ => {}
+        }
+    }
+}
+
+impl Calls {
+    fn note(&mut self, program: &Program, pc: Pc, insn: &Insn) -> Result<(), JitError> {
+        match *insn {
+            Insn::CallSubprog { off } => self.callees.push(callee(program, pc, off)?),
+            Insn::LoadImm64 { value: Imm64::Func { off }, .. } => self.callees.push(callee(program, pc, off)?),
+            Insn::Call { helper: helper::id::TAIL_CALL } => self.tail_call = true,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The function that begins `off` slots after the next.
+pub(super) fn callee(program: &Program, pc: Pc, off: i32) -> Result<usize, JitError> {
+    pc.jump(off)
+        .and_then(|target| program.subprog_starting_at(target))
+        .map(|id| id.0 as usize)
+        .ok_or(JitError::BadCall { pc, target: i64::from(pc.0) + 1 + i64::from(off) })
+}
