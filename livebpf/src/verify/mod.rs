@@ -63,6 +63,22 @@ impl Verified {
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
+    /// Takes program and facts as they are, so that tests can show what code comes out of which fact. Never for
+    /// production: false facts make wrong code.
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn with_facts(program: Program, facts: Facts) -> Verified {
+        Verified { program, facts }
+    }
+    /// [`Verified::unproven`] for tests.
+    ///
+    /// # Errors
+    /// A rejection when a jump, call, map or function boundary is wrong.
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn without_proof(program: Program) -> Result<Verified, Box<Rejection>> {
+        Verified::unproven(program)
+    }
 }
 
 /// Proves that `program` is safe to run: it ends, touches only what it may, and keeps the helpers' contracts.
