@@ -55,7 +55,7 @@ pub enum LinkError {
     },
     /// A symbol that only a kernel has.
     #[error(
-        "program {program}: function {function}, slot {pc}: found {kind} {name}, wanted none that is not weak: there is no kernel here"
+        "program {program}: function {function}, slot {pc}: found {kind} {name}, wanted a weak extern: there is no kernel here"
     )]
     Extern {
         /// The program.

@@ -162,7 +162,7 @@ impl Site<'_, '_> {
             kind: ext.kind.describe(),
             name: ext.name.clone(),
         };
-        if !ext.weak {
+        if !ext.weak && ext.option().is_none() {
             return Err(absent);
         }
         match (self.insn, ext.kind) {

@@ -33,6 +33,20 @@ pub(crate) enum ExternKind {
     Unknown,
 }
 
+/// What `LINUX_KERNEL_VERSION` says: 6.12, the kernel whose behaviour is imitated here.
+pub const KERNEL_VERSION: u32 = 6 << 16 | 12 << 8;
+
+impl Extern {
+    /// The value of a configuration option that can be read here; `None` for everything else.
+    pub(crate) fn option(&self) -> Option<u64> {
+        match self.kind {
+            ExternKind::Kconfig { .. } if self.name == "LINUX_KERNEL_VERSION" => Some(KERNEL_VERSION.into()),
+            ExternKind::Kconfig { .. } if self.weak => Some(0),
+            ExternKind::Kconfig { .. } | ExternKind::KsymVar | ExternKind::KsymFunc | ExternKind::Unknown => None,
+        }
+    }
+}
+
 impl ExternKind {
     /// For messages.
     pub(crate) fn describe(self) -> &'static str {

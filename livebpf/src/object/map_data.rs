@@ -2,6 +2,7 @@
 
 use super::elf::{Elf, Place, Section, Symbol};
 use super::error::ObjectError;
+use super::externs::{Extern, ExternKind};
 use super::map_def::{DataSymbol, MapDef, MapInit, MapType};
 
 /// Programs may not write to the map (`BPF_F_RDONLY_PROG`).
@@ -97,24 +98,32 @@ fn symbols<'e>(
     Ok(out)
 }
 
-/// The map of weak `extern ... __kconfig` variables: all zero, as where the kernel has no such option.
-///
-/// `variables` are name and size; `None` without any.
-pub(crate) fn kconfig(variables: &[(String, u32)]) -> Option<MapDef> {
-    let mut symbols = Vec::new();
+/// The map of `extern ... __kconfig` variables: those that can be read here, the others are not in it. `None` without
+/// any.
+pub(crate) fn kconfig(externs: &[Extern]) -> Option<MapDef> {
+    let (mut symbols, mut values) = (Vec::new(), Vec::new());
     let mut end = 0u32;
-    for (name, size) in variables {
+    for (ext, value) in externs.iter().filter_map(|e| Some((e, e.option()?))) {
+        let ExternKind::Kconfig { size } = ext.kind else { continue };
         let offset = end.checked_next_multiple_of(8)?;
-        end = offset.checked_add(*size)?;
-        symbols.push(DataSymbol { name: name.clone(), offset, size: *size });
+        end = offset.checked_add(size).filter(|end| u64::from(*end) <= MAX_DATA)?;
+        symbols.push(DataSymbol { name: ext.name.clone(), offset, size });
+        values.push((offset, size, value));
     }
-    if symbols.is_empty() || u64::from(end) > MAX_DATA {
+    if end == 0 {
         return None;
     }
-    let mut def = MapDef::new(".kconfig", MapType::ARRAY, 4, end.max(1), 1);
+    let mut bytes = vec![0; end as usize];
+    for (offset, size, value) in values.into_iter().filter(|v| v.2 != 0) {
+        let value = value.to_le_bytes();
+        let len = value.len().min(size as usize);
+        bytes[offset as usize..][..len].copy_from_slice(&value[..len]);
+    }
+    let mut def = MapDef::new(".kconfig", MapType::ARRAY, 4, end, 1);
     def.section = Some(".kconfig".to_owned());
     def.frozen = true;
     def.map_flags = F_RDONLY_PROG | F_MMAPABLE;
+    def.init = MapInit::Data(bytes);
     def.symbols = symbols;
     Some(def)
 }

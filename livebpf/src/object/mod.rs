@@ -27,6 +27,7 @@ use btf::Btf;
 pub(crate) use btf_ext::{BtfExt, CoreRecord};
 use elf::Elf;
 pub use error::{BtfError, ObjectError};
+pub use externs::KERNEL_VERSION;
 pub(crate) use externs::{Extern, ExternKind};
 pub(crate) use function::{Function, Functions};
 pub use map_def::{DataSymbol, MapDef, MapInit, MapType};
@@ -42,7 +43,7 @@ pub struct Object {
     maps: Vec<Arc<MapDef>>,
     /// Where the maps of `.maps` begin.
     map_offsets: HashMap<u64, usize>,
-    /// Index of the map of weak configuration options.
+    /// Index of the map of configuration options.
     kconfig: Option<usize>,
     externs: Vec<Extern>,
     btf: Option<Btf>,
@@ -88,7 +89,7 @@ impl Object {
             data_maps.insert(data.section, maps.len());
             maps.push(Arc::new(data.def));
         }
-        let kconfig = map_data::kconfig(&weak_options(&externs.all)).map(|def| {
+        let kconfig = map_data::kconfig(&externs.all).map(|def| {
             maps.push(Arc::new(def));
             maps.len() - 1
         });
@@ -161,20 +162,10 @@ impl Object {
     pub(crate) fn map_at(&self, offset: u64) -> Option<usize> {
         self.map_offsets.get(&offset).copied()
     }
-    /// The map of weak configuration options.
+    /// The map of configuration options.
     pub(crate) fn kconfig(&self) -> Option<usize> {
         self.kconfig
     }
-}
-
-/// Name and size of the weak configuration options.
-fn weak_options(externs: &[Extern]) -> Vec<(String, u32)> {
-    let weak = externs.iter().filter(|e| e.weak);
-    weak.filter_map(|e| match e.kind {
-        ExternKind::Kconfig { size } => Some((e.name.clone(), size)),
-        ExternKind::KsymVar | ExternKind::KsymFunc | ExternKind::Unknown => None,
-    })
-    .collect()
 }
 
 fn license(elf: &Elf<'_>) -> String {
