@@ -6,6 +6,8 @@
 
 mod buffer;
 mod describe;
+#[cfg(test)]
+mod tests;
 
 pub use buffer::{
     Context, ContextError, ETH_HLEN, HEADROOM, SKB_MAX_PACKET, XDP_FRAME, XDP_HEAD_RESERVE, XDP_MAX_META,
