@@ -108,3 +108,6 @@ pub enum TextError {
     #[error(transparent)]
     Update(#[from] UpdateError),
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,10 +202,10 @@ impl Patcher {
 
     /// The mark comes before the lock: a signal handler that interrupts between the two is refused as well.
     fn lock(&self) -> UpdateGuard<'_> {
-        HELD.with(|held| held.set(held.get() + 1));
+        let held = Held::new();
         let state = lock(&self.state);
         self.holder.store(token(), Ordering::Relaxed);
-        UpdateGuard { patcher: self, state }
+        UpdateGuard { patcher: self, state, _held: held }
     }
 
     /// Whether this thread holds this lock. Only it can have stored its own token, so a relaxed load decides.
@@ -256,12 +256,20 @@ impl Patcher {
         arrays: &dyn Fn(MapId) -> Option<&'a ProgArray>,
     ) -> Result<Tracking, TextError> {
         let tracking = self.track(image, arrays)?;
-        // Borrowed once more, by key: the fix-up knows slots, not maps.
+        // By key, because the fix-up knows slots, not maps.
         let by_key: HashMap<ArrayKey, &ProgArray> =
             image.sites().iter().filter_map(|site| arrays(site.map)).map(|array| (array.key(), array)).collect();
         let word = |key: ArrayKey, index| by_key.get(&key).map_or(0, |array| array.word(index));
         if !image.sites().is_empty() {
-            tracking.fix_up(&mut self.update()?, &word);
+            let stale = lock(&self.state).faults.stale_fix_up.then(|| {
+                let words = tracking.keys.iter().map(|&(key, index)| ((key, index), word(key, index)));
+                words.collect::<HashMap<Key, u64>>()
+            });
+            let mut guard = self.update()?;
+            match stale {
+                None => tracking.fix_up(&mut guard, &word),
+                Some(words) => tracking.fix_up(&mut guard, &|key, index| words[&(key, index)]),
+            }
         }
         self.sync.core_sync();
         Ok(tracking)
@@ -270,7 +278,7 @@ impl Patcher {
     /// The deferred half of a delete.
     fn poison(&self, array: ArrayKey, indexes: &[u32], generation: u64) {
         let Ok(mut guard) = self.update() else { return };
-        let UpdateGuard { patcher, state } = &mut guard;
+        let UpdateGuard { patcher, state, .. } = &mut guard;
         patcher.bury(state);
         for &index in indexes {
             for site in state.sites.get_mut(&(array, index)).into_iter().flatten() {
@@ -344,6 +352,24 @@ impl Site {
 pub struct UpdateGuard<'a> {
     patcher: &'a Patcher,
     state: MutexGuard<'a, State>,
+    /// Last, so that the mark goes after the lock.
+    _held: Held,
+}
+
+/// The mark of a thread that is in an update.
+struct Held;
+
+impl Held {
+    fn new() -> Held {
+        HELD.with(|held| held.set(held.get() + 1));
+        Held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with(|held| held.set(held.get() - 1));
+    }
 }
 
 impl UpdateGuard<'_> {
@@ -460,7 +486,6 @@ impl Poke for UpdateGuard<'_> {
 
 impl Drop for UpdateGuard<'_> {
     fn drop(&mut self) {
-        HELD.with(|held| held.set(held.get() - 1));
         self.patcher.holder.store(0, Ordering::Relaxed);
     }
 }

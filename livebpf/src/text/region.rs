@@ -208,7 +208,7 @@ impl Region {
 
     /// The 32-bit word at an offset, through the view given.
     fn word(&self, view: &View, at: u32) -> &AtomicU32 {
-        assert!(at % 4 == 0 && at <= self.capacity - 4, "code offset {at:#x} is not an aligned word of the region");
+        assert!(at.is_multiple_of(4) && at <= self.capacity - 4, "code offset {at:#x} is not an aligned word of the region");
         // SAFETY: aligned (the views are page-aligned) and inside the view, which lives as long as `self`; words of
         // published code are only accessed atomically.
         unsafe { view.at.add(at as usize).cast::<AtomicU32>().as_ref() }
@@ -348,4 +348,29 @@ fn map_at(file: &OwnedFd, len: usize, protection: i32, at: u64) -> io::Result<Vi
         return Err(io::Error::from_raw_os_error(libc::EEXIST));
     }
     Ok(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_writable_mapping_is_refused() {
+        const LEN: u32 = 64 << 10;
+        const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        let file = memory_file(LEN).unwrap();
+        drop(map(&file, LEN as usize, RW, None).unwrap());
+        let (data, code) = views(&file, LEN as usize, None).unwrap();
+        let refused = map(&file, LEN as usize, RW, None).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        // SAFETY: fails, and if it did not, nothing executes here.
+        let result = unsafe { libc::mprotect(code.at.as_ptr().cast(), LEN as usize, RW) };
+        assert_eq!((result, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EACCES)));
+        // SAFETY: `data` is mapped writable, `code` readable, both LEN bytes long.
+        let seen = unsafe {
+            data.at.as_ptr().write_volatile(0x5a);
+            code.at.as_ptr().read_volatile()
+        };
+        assert_eq!(seen, 0x5a, "both views show one memory");
+    }
 }

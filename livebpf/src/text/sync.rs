@@ -17,7 +17,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// The core sync of this process.
+/// The core sync of one runtime.
 #[derive(Debug)]
 pub struct CoreSync {
     refusal: Option<String>,
@@ -31,10 +31,11 @@ fn membarrier(command: libc::c_int) -> libc::c_long {
 }
 
 impl CoreSync {
-    /// What this machine offers, found out once per process. Registers the process.
+    /// What this machine offers, which is found out once per process. Registers the process. One per runtime, so that
+    /// its callers share.
     pub fn detect() -> Arc<CoreSync> {
-        static FOUND: OnceLock<Arc<CoreSync>> = OnceLock::new();
-        FOUND.get_or_init(|| Arc::new(CoreSync::new(Self::register().err()))).clone()
+        static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
+        Arc::new(CoreSync::new(REFUSAL.get_or_init(|| Self::register().err()).clone()))
     }
 
     /// As on a machine without it, for the reason `why`: a choice of the user, or of a test.
@@ -109,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_caller_is_covered_and_some_share() {
-        let sync = CoreSync::new(CoreSync::register().err());
+        let sync = CoreSync::detect();
         if !sync.available() {
             return;
         }

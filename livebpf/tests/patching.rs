@@ -1,0 +1,530 @@
+//! Live patching with real threads: what runs see while slots change, and that the tests would notice a mistake.
+//!
+//! Timed tests take `LIVEBPF_STRESS_SECONDS` each (1 without it). Negative controls switch a protection off in a child
+//! process, a second run of this test binary, and want the poison stub's report from it.
+
+mod handmade;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use handmade::{Bench, call, program, run};
+use livebpf::map::prog_array::ProgArray;
+use livebpf::rcu::Domain;
+use livebpf::text::patch::Faults;
+use livebpf::text::{CoreSync, Image, Patcher, Region, RegionOptions, TextError, UpdateError};
+
+const MISSED: u32 = 1_000_000;
+
+fn stress() -> Duration {
+    let seconds = std::env::var("LIVEBPF_STRESS_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(1.0))
+}
+
+/// What the one slot of a toggle test holds. Odd while an update is going on; otherwise `value` is exact.
+#[derive(Default)]
+struct Stamp {
+    sequence: AtomicU64,
+    value: AtomicU32,
+}
+
+impl Stamp {
+    fn change(&self, value: u32, update: impl FnOnce()) {
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+        update();
+        self.value.store(value, Ordering::SeqCst);
+        self.sequence.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Counts of one runner.
+#[derive(Default, Debug)]
+struct Seen {
+    runs: u64,
+    taken: u64,
+    exact: u64,
+}
+
+/// Runs `entry` until `stop`. `plausible` says whether a result may occur at all; a run during which no update was
+/// going on, and none began, must give exactly the stamp's value.
+fn runner(bench: &Bench, entry: u64, stamp: &Stamp, stop: &AtomicBool, plausible: impl Fn(u32) -> bool) -> Seen {
+    let reader = bench.domain.reader();
+    let mut seen = Seen::default();
+    while !stop.load(Ordering::Relaxed) {
+        let before = stamp.sequence.load(Ordering::SeqCst);
+        let value = stamp.value.load(Ordering::SeqCst);
+        let result = {
+            let _section = reader.enter();
+            // SAFETY: a loaded image, which the test keeps; in a section.
+            unsafe { run(entry) }
+        };
+        seen.runs += 1;
+        seen.taken += u64::from(result != MISSED);
+        assert!(plausible(result), "a run answered {result:#x}");
+        if before % 2 == 0 && stamp.sequence.load(Ordering::SeqCst) == before {
+            assert_eq!(result, value, "a run that began after an update had returned did not see it");
+            seen.exact += 1;
+        }
+    }
+    seen
+}
+
+/// One caller with one site, runners on it, and a writer that calls `update` with rising numbers for the given time.
+fn toggle(bench: &Bench, time: Duration, allow_miss: bool, update: impl Fn(&ProgArray, u32, &Stamp)) -> Seen {
+    let array = ProgArray::new(1).unwrap();
+    let caller = bench.load(&program(&[call(0, 0)], MISSED), &[&array]).unwrap();
+    let (stamp, stop) = (Stamp { value: AtomicU32::new(MISSED), ..Stamp::default() }, AtomicBool::new(false));
+    update(&array, 1, &stamp);
+    let entry = caller.image.entry();
+    let newest = AtomicU32::new(1);
+    let plausible = |result: u32| if result == MISSED { allow_miss } else { result <= newest.load(Ordering::SeqCst) };
+    let total = std::thread::scope(|scope| {
+        let runners: Vec<_> = (0..2).map(|_| scope.spawn(|| runner(bench, entry, &stamp, &stop, plausible))).collect();
+        let _stop = StopOnDrop(&stop);
+        let (end, mut number) = (Instant::now() + time, 1);
+        while Instant::now() < end && !runners.iter().any(|r| r.is_finished()) {
+            number += 1;
+            newest.store(number, Ordering::SeqCst);
+            update(&array, number, &stamp);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut total = Seen::default();
+        for runner in runners {
+            let seen = runner.join().unwrap();
+            total =
+                Seen { runs: total.runs + seen.runs, taken: total.taken + seen.taken, exact: total.exact + seen.exact };
+        }
+        println!("{number} updates, {total:?}");
+        assert!(number > 100 && total.runs > 1000 && total.exact > 0);
+        total
+    });
+    bench.audit(&[&array]).unwrap();
+    drop(caller);
+    let retired = array.clear_all(&mut bench.patcher.update().unwrap());
+    bench.domain.retire(retired);
+    bench.domain.barrier().unwrap();
+    assert_eq!(bench.patcher.tracked(), 0);
+    assert_eq!(bench.region.used(), 64, "only the poison stub is left");
+    total
+}
+
+/// Even numbers insert a new program that answers the number, odd ones delete.
+fn insert_delete(bench: &Bench) -> impl Fn(&ProgArray, u32, &Stamp) {
+    move |array, number, stamp| {
+        if number % 2 == 0 {
+            let target = bench.load(&program(&[], number), &[]).unwrap();
+            stamp.change(number, || bench.set(array, 0, target));
+        } else if array.word(0) != 0 {
+            stamp.change(MISSED, || bench.clear(array, 0));
+        }
+    }
+}
+
+#[test]
+fn c1_insert_and_delete_give_the_program_or_the_fall_through() {
+    let bench = Bench::new();
+    let total = toggle(&bench, stress(), true, insert_delete(&bench));
+    assert!(total.taken > 0 && total.taken < total.runs, "both must occur");
+}
+
+#[test]
+fn c2_replace_never_gives_the_fall_through() {
+    // Each replaced program's memory is used again for one that answers something else (C7).
+    let bench = Bench::new();
+    toggle(&bench, stress(), false, |array, number, stamp| {
+        let target = bench.load(&program(&[], number), &[]).unwrap();
+        stamp.change(number, || bench.set(array, 0, target));
+    });
+}
+
+/// Pseudo-random numbers.
+fn random(seed: &mut u64) -> u32 {
+    *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    (*seed >> 33) as u32
+}
+
+#[test]
+fn c3_many_callers_many_sites_and_two_writers() {
+    const KEYS: u32 = 3;
+    let bench = Bench::new();
+    let array = ProgArray::new(KEYS).unwrap();
+    // 8 callers with 4 sites per key each. Targets call on: so chains form, loops too, that end at the limit.
+    let calls: Vec<_> = (0..4 * KEYS).map(|i| call(0, i % KEYS)).collect();
+    let callers: Vec<_> = (0..8).map(|_| bench.load(&program(&calls, MISSED), &[&array]).unwrap()).collect();
+    let targets: Vec<_> = (0..2 * KEYS)
+        .map(|i| {
+            let onwards: &[_] = if i < KEYS { &[] } else { &[call(0, (i + 1) % KEYS)] };
+            bench.load(&program(onwards, i), &[&array]).unwrap()
+        })
+        .collect();
+    let end = Instant::now() + stress();
+    let (writes, runs) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let (bench, array, targets, writes) = (&bench, &array, &targets, &writes);
+            scope.spawn(move || {
+                let mut seed = writer;
+                while Instant::now() < end {
+                    let key = random(&mut seed) % KEYS;
+                    let which = random(&mut seed) % 3;
+                    let mut guard = bench.patcher.update().unwrap();
+                    let retired = if which == 2 {
+                        array.clear_index(key, &mut guard).unwrap_or_default()
+                    } else {
+                        let target = targets[(key + KEYS * which) as usize].clone();
+                        array.set(key, target, 0, &mut guard).unwrap()
+                    };
+                    guard.audit(&[array]).unwrap();
+                    drop(guard);
+                    bench.domain.retire(retired);
+                    writes.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for first in 0..2 {
+            let (bench, callers, runs) = (&bench, &callers, &runs);
+            scope.spawn(move || {
+                let reader = bench.domain.reader();
+                let mut next = first;
+                while Instant::now() < end {
+                    for _ in 0..100 {
+                        next = (next + 1) % callers.len();
+                        let _section = reader.enter();
+                        // SAFETY: a loaded image, in a section.
+                        let result = unsafe { run(callers[next].image.entry()) };
+                        assert!(result == MISSED || result < 2 * KEYS, "a run answered {result:#x}");
+                    }
+                    runs.fetch_add(100, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    println!("{writes:?} updates of {} sites, {runs:?} runs", bench.patcher.tracked());
+    assert!(writes.into_inner() > 100 && runs.into_inner() > 1000);
+    assert_eq!(bench.audit(&[&array]), Ok(8 * 12 + 3));
+}
+
+#[test]
+fn c4_delete_returns_but_nothing_is_poisoned_or_freed_while_a_run_is_behind_the_bypass() {
+    let bench = Bench::new();
+    let array = ProgArray::new(1).unwrap();
+    let gate = AtomicU32::new(1);
+    let gated = handmade::Call { gate: Some(&raw const gate as u64), ..call(0, 0) };
+    let caller = bench.load(&program(&[gated], MISSED), &[&array]).unwrap();
+    let target = bench.load(&program(&[], 7), &[]).unwrap();
+    let still_there = Arc::downgrade(&target);
+    bench.set(&array, 0, target);
+    let waiting = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| {
+            let reader = bench.domain.reader();
+            let _section = reader.enter();
+            waiting.store(true, Ordering::SeqCst);
+            // SAFETY: a loaded image, in a section.
+            unsafe { run(caller.image.entry()) }
+        });
+        while !waiting.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let open = caller.image.bytes();
+        bench.clear(&array, 0);
+        let site = caller.image.sites()[0];
+        let field = |bytes: &[u8], jump: u32| bytes[jump as usize + 1..jump as usize + 5].to_vec();
+        let closed = caller.image.bytes();
+        assert_eq!(field(&closed, site.bypass), site.skip.to_le_bytes(), "the bypass is closed at once");
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(field(&caller.image.bytes(), site.target), field(&open, site.target), "poisoned too early");
+        assert!(still_there.upgrade().is_some(), "freed too early");
+        assert!(bench.domain.pending() > 0);
+        gate.store(0, Ordering::SeqCst);
+        assert_eq!(runner.join().unwrap(), 7, "the run behind the bypass reached its target");
+        bench.domain.barrier().unwrap();
+        assert_ne!(field(&caller.image.bytes(), site.target), field(&open, site.target), "never poisoned");
+        assert!(still_there.upgrade().is_none(), "never freed");
+    });
+}
+
+#[test]
+fn an_insert_while_a_delete_drains_cancels_its_poison() {
+    let bench = Bench::new();
+    let array = ProgArray::new(1).unwrap();
+    let caller = bench.load(&program(&[call(0, 0)], MISSED), &[&array]).unwrap();
+    let reader = bench.domain.reader();
+    bench.set(&array, 0, bench.load(&program(&[], 1), &[]).unwrap());
+    {
+        // Updates from inside a run are allowed, and do not wait for it (C12).
+        let _section = reader.enter();
+        bench.clear(&array, 0);
+        bench.set(&array, 0, bench.load(&program(&[], 2), &[]).unwrap());
+        assert!(bench.domain.barrier().is_err(), "waiting from inside is refused");
+    }
+    bench.domain.barrier().unwrap();
+    assert_eq!(bench.audit(&[&array]), Ok(1));
+    let _section = reader.enter();
+    // SAFETY: a loaded image, in a section.
+    assert_eq!(unsafe { run(caller.image.entry()) }, 2);
+}
+
+/// First words of the poison stub's report.
+const POISON: &str = "broken invariant: a tail call was taken through an open bypass";
+
+/// Runs this test once more, in a child process with the variable set, where `broken` runs. Wants the child to fail,
+/// with one of `reports` on its standard error or by one of `signals`.
+fn detects(test: &str, reports: &[&str], signals: &[i32], broken: impl FnOnce()) {
+    const CHILD: &str = "LIVEBPF_BROKEN_ON_PURPOSE";
+    if std::env::var_os(CHILD).is_some() {
+        return broken();
+    }
+    let binary = std::env::current_exe().unwrap();
+    let output = Command::new(binary).args(["--exact", test, "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "a missing protection went unnoticed");
+    let by_signal = output.status.signal().is_some_and(|signal| signals.contains(&signal));
+    assert!(by_signal || reports.iter().any(|report| stderr.contains(report)), "{:?}: {stderr}", output.status);
+}
+
+#[test]
+fn c5_delete_without_grace_period_is_detected() {
+    detects("c5_delete_without_grace_period_is_detected", &[POISON], &[libc::SIGABRT], || {
+        let bench = Bench::new();
+        bench.patcher.inject(Faults { poison_without_grace: true, ..Faults::default() });
+        toggle(&bench, Duration::from_secs(60), true, insert_delete(&bench));
+    });
+}
+
+#[test]
+fn c6_insert_in_the_wrong_order_is_detected() {
+    detects("c6_insert_in_the_wrong_order_is_detected", &[POISON], &[libc::SIGABRT], || {
+        let bench = Bench::new();
+        bench.patcher.inject(Faults { bypass_before_target: true, ..Faults::default() });
+        toggle(&bench, Duration::from_secs(60), true, insert_delete(&bench));
+    });
+}
+
+#[test]
+fn c7_freeing_without_grace_period_is_detected() {
+    // The code is overwritten with traps, and then by another program.
+    let reports = ["a run answered", "did not see it"];
+    let signals = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGILL, libc::SIGBUS];
+    detects("c7_freeing_without_grace_period_is_detected", &reports, &signals, || {
+        let bench = Bench::new();
+        bench.domain.inject_no_grace(true);
+        toggle(&bench, Duration::from_secs(60), false, |array, number, stamp| {
+            let target = bench.load(&program(&[], number), &[]).unwrap();
+            stamp.change(number, || bench.set(array, 0, target));
+        });
+    });
+}
+
+#[test]
+fn c16_without_core_sync_code_with_sites_is_refused() {
+    let sync = CoreSync::unavailable("seccomp, say");
+    let region = Region::new(RegionOptions { capacity: 1 << 20, reuse: false, ..RegionOptions::default() }).unwrap();
+    let domain = Domain::new(sync.clone()).unwrap();
+    let bench = Bench { patcher: Patcher::new(region.clone(), sync, domain.clone()), region, domain };
+    let array = ProgArray::new(1).unwrap();
+    let error = bench.load(&program(&[call(0, 0)], MISSED), &[&array]).map(drop).unwrap_err();
+    assert!(matches!(error, TextError::NoPatching { .. }) && error.to_string().contains("seccomp, say"), "{error}");
+    // Programs without sites work, and slots can change.
+    let target = bench.load(&program(&[], 7), &[]).unwrap();
+    bench.set(&array, 0, target.clone());
+    assert_eq!(array.word(0), target.image.tail_entry());
+    bench.clear(&array, 0);
+    let reader = bench.domain.reader();
+    let _section = reader.enter();
+    // SAFETY: a loaded image, in a section.
+    assert_eq!(unsafe { run(target.image.entry()) }, 7);
+}
+
+/// Lets the other threads end when this one panics, too.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Callers come and go while a slot changes; each must agree with the slot as soon as it is loaded.
+fn load_storm(bench: &Bench, time: Duration) -> Result<u64, String> {
+    let array = ProgArray::new(1).unwrap();
+    let target = bench.load(&program(&[], 7), &[]).unwrap();
+    let stop = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                bench.set(&array, 0, target.clone());
+                bench.clear(&array, 0);
+            }
+        });
+        let storm = || {
+            let _stop = StopOnDrop(&stop);
+            let (reader, mut loads, end) = (bench.domain.reader(), 0, Instant::now() + time);
+            while Instant::now() < end {
+                let caller = bench.load(&program(&[call(0, 0), call(0, 0)], MISSED), &[&array]).unwrap();
+                bench.audit(&[&array])?;
+                let section = reader.enter();
+                // SAFETY: a loaded image, in a section.
+                let result = unsafe { run(caller.image.entry()) };
+                drop(section);
+                if result != 7 && result != MISSED {
+                    return Err(format!("a run answered {result:#x}"));
+                }
+                // Nobody else ever had it.
+                drop(caller);
+                loads += 1;
+            }
+            Ok(loads)
+        };
+        storm()
+    });
+    drop(target);
+    bench.domain.barrier().unwrap();
+    assert_eq!((bench.patcher.tracked(), bench.region.used()), (0, 64), "something leaked");
+    result
+}
+
+#[test]
+fn c20_a_caller_that_is_loaded_during_updates_misses_none() {
+    let loads = load_storm(&Bench::new(), stress()).unwrap();
+    println!("{loads} loads");
+    assert!(loads > 100);
+}
+
+#[test]
+fn a_fix_up_outside_the_lock_is_detected() {
+    let bench = Bench::new();
+    bench.patcher.inject(Faults { stale_fix_up: true, ..Faults::default() });
+    let found = load_storm(&bench, Duration::from_secs(60)).unwrap_err();
+    assert!(found.contains("its site does not agree"), "{found}");
+}
+
+#[test]
+fn c20_an_update_between_tracking_and_fix_up_is_not_lost() {
+    let bench = Bench::new();
+    let array = ProgArray::new(1).unwrap();
+    let image = Image::place(&bench.region, &program(&[call(0, 0)], MISSED), &|_| None).unwrap();
+    let tracking = bench.patcher.track(&image, &|_| Some(&array)).unwrap();
+    let before = image.bytes();
+    bench.set(&array, 0, bench.load(&program(&[], 7), &[]).unwrap());
+    assert_eq!(image.bytes(), before, "an unstable site was patched");
+    tracking.fix_up(&mut bench.patcher.update().unwrap(), &|_, index| array.word(index));
+    assert_eq!(bench.audit(&[&array]), Ok(1));
+    bench.patcher.core_sync().core_sync();
+    let reader = bench.domain.reader();
+    let _section = reader.enter();
+    // SAFETY: a loaded image, in a section.
+    assert_eq!(unsafe { run(image.entry()) }, 7);
+}
+
+#[test]
+fn c15_only_the_displacements_change_with_a_fixed_number_of_core_syncs() {
+    let bench = Bench::new();
+    let array = ProgArray::new(2).unwrap();
+    let calls: Vec<_> = (0..100).map(|i| call(0, i % 2)).collect();
+    let caller = bench.load(&program(&calls, MISSED), &[&array]).unwrap();
+    let masked = || {
+        let mut bytes = caller.image.bytes();
+        for site in caller.image.sites() {
+            for jump in [site.bypass as usize, site.target as usize] {
+                bytes[jump + 1..jump + 5].fill(0);
+            }
+        }
+        bytes
+    };
+    let (first, sync) = (masked(), bench.patcher.core_sync().clone());
+    let target = |value| bench.load(&program(&[], value), &[]).unwrap();
+    let (p, q) = (target(1), target(2));
+    for (what, syncs, update) in [
+        ("insert", 2, Box::new(|| bench.set(&array, 0, p.clone())) as Box<dyn Fn()>),
+        ("replace", 1, Box::new(|| bench.set(&array, 0, q.clone()))),
+        ("replace by itself", 0, Box::new(|| bench.set(&array, 0, q.clone()))),
+        ("delete", 1, Box::new(|| bench.clear(&array, 0))),
+        ("insert again", 2, Box::new(|| bench.set(&array, 0, p.clone()))),
+    ] {
+        // The reclaimer is kept busy, so that its core syncs are not counted.
+        let (busy, release) = (mpsc::channel(), mpsc::channel::<()>());
+        bench.domain.defer(move || {
+            busy.0.send(()).unwrap();
+            let _ = release.1.recv();
+        });
+        busy.1.recv().unwrap();
+        let before = sync.calls();
+        update();
+        assert_eq!(sync.calls() - before, syncs, "core syncs of {what}");
+        assert_eq!(masked(), first, "{what}");
+        bench.audit(&[&array]).unwrap();
+        drop(release.0);
+        bench.domain.barrier().unwrap();
+        assert_eq!(masked(), first, "after the grace period of {what}");
+    }
+}
+
+#[test]
+fn c18_an_exhausted_region_fails_the_load_and_nothing_else() {
+    let bench = Bench::with(RegionOptions { capacity: 64 << 10, ..RegionOptions::default() });
+    let array = ProgArray::new(1).unwrap();
+    let mut programs = Vec::new();
+    let error = loop {
+        match bench.load(&program(&[call(0, 0)], 3), &[&array]) {
+            Ok(program) => programs.push(program),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, TextError::Full { .. }), "{error}");
+    assert_eq!(bench.patcher.tracked(), programs.len());
+    bench.set(&array, 0, programs[0].clone());
+    assert_eq!(bench.audit(&[&array]), Ok(programs.len()));
+    drop(programs.pop());
+    programs.push(bench.load(&program(&[call(0, 0)], 3), &[&array]).unwrap());
+    assert_eq!(bench.audit(&[&array]), Ok(programs.len()));
+}
+
+#[test]
+fn c17_a_fork_cannot_update_and_does_no_harm() {
+    let bench = Bench::new();
+    let array = ProgArray::new(1).unwrap();
+    let caller = bench.load(&program(&[call(0, 0)], MISSED), &[&array]).unwrap();
+    let target = bench.load(&program(&[], 7), &[]).unwrap();
+    bench.set(&array, 0, target);
+    // SAFETY: the child makes no call that needs a lock another thread may have held, and ends by _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = matches!(bench.patcher.update(), Err(UpdateError::Forked)) && bench.domain.forked();
+        drop(caller);
+        let status = i32::from(!refused);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(status) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0);
+    let reader = bench.domain.reader();
+    let _section = reader.enter();
+    // SAFETY: a loaded image, in a section.
+    assert_eq!(unsafe { run(caller.image.entry()) }, 7);
+}
+
+#[test]
+fn tracking_can_be_dropped_with_the_lock_held() {
+    let bench = Bench::new();
+    let array = ProgArray::new(1).unwrap();
+    let load = || bench.load(&program(&[call(0, 0)], MISSED), &[&array]).unwrap();
+    let (one, two) = (load(), load());
+    let target = bench.load(&program(&[], 7), &[]).unwrap();
+    let mut guard = bench.patcher.update().unwrap();
+    assert!(matches!(bench.patcher.update(), Err(UpdateError::Reentrant)));
+    drop(one);
+    let retired = array.set(0, target, 0, &mut guard).unwrap();
+    assert_eq!(guard.audit(&[&array]), Ok(1));
+    drop(guard);
+    bench.domain.retire(retired);
+    drop(two);
+    assert_eq!(bench.patcher.tracked(), 0);
+}
