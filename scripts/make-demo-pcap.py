@@ -93,7 +93,7 @@ def text(length):
 def ordinary():
     """Connections, from several clients, to several services."""
     for n in range(10):
-        client, port = f"198.51.100.{10 + 7 * n}", 40000 + 1111 * n
+        client, port = f"198.51.100.{11 + 7 * n}", 40000 + 1111 * n
         service = (80, 443, 8080)[n % 3]
         yield ip_tcp(client, SERVER, port, service, SYN)
         yield ip_tcp(client, SERVER, port, service, ACK | PSH, text(40 + 130 * n))
