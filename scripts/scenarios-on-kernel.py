@@ -25,7 +25,7 @@ def main():
         for name in [s["object"], *s.get("also", [])]:
             path = os.path.join(scenario.SCENARIOS, name)
             try:
-                records = scenario.on_kernel(koracle, path, scenario.expand(s["steps"], path), scenario.data_of(s), s.get("type"))
+                records = scenario.on_kernel(koracle, path, scenario.expand(s["steps"], path), scenario.data_of(s))
             except RuntimeError as error:
                 records = [("load", "ok", str(error))]
             wrong = [r for r in records if r[1] != r[2]]

@@ -1,0 +1,5 @@
+//! Reading and playing the scenarios of tests/data/scenarios.
+
+pub mod bare;
+pub mod format;
+pub mod play;

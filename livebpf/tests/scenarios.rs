@@ -1,0 +1,41 @@
+//! Every scenario of tests/data/scenarios, in every engine.
+
+mod scenario;
+
+use scenario::bare::Bare;
+use scenario::format::{Scenario, Step, read_all};
+use scenario::play::play;
+
+fn refuses(scenario: &Scenario) -> bool {
+    scenario.steps.iter().any(|step| matches!(step, Step::Refuse { .. }))
+}
+
+/// Plays every scenario that can be loaded; all failures at once.
+fn play_all(load_and_play: impl Fn(&Scenario, &std::path::Path) -> Result<usize, String>) {
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for scenario in read_all().iter().filter(|scenario| !refuses(scenario)) {
+        for object in &scenario.objects {
+            match load_and_play(scenario, object) {
+                Ok(count) => compared += count,
+                Err(error) => failures.push(format!("{} {}: {error}", scenario.name, object.display())),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(compared > 10_000, "only {compared} comparisons");
+}
+
+#[test]
+fn all_scenarios_are_there() {
+    let names: Vec<String> = read_all().into_iter().map(|scenario| scenario.name).collect();
+    let wanted = (1..=17).chain(30..=38).map(|n| format!("T{n}")).chain((1..=13).map(|n| format!("A{n}")));
+    for name in wanted {
+        assert!(names.contains(&name), "{name} is missing");
+    }
+}
+
+#[test]
+fn interpreter_without_verifier() {
+    play_all(|scenario, object| play(scenario, object, &mut Bare::load(scenario, object)?));
+}
