@@ -1,4 +1,5 @@
 //! Every scenario of tests/data/scenarios, in every engine.
+#![allow(dead_code, reason = "the folder `scenario` serves several tests")]
 
 mod scenario;
 

@@ -28,6 +28,11 @@ pub struct Bare {
 impl Bare {
     /// Loads the object of a scenario.
     pub fn load(scenario: &Scenario, path: &Path) -> Result<Bare, String> {
+        Bare::with_helpers(path, &scenario.helpers)
+    }
+
+    /// Loads an object.
+    pub fn with_helpers(path: &Path, custom: &BTreeMap<u32, CustomHelper>) -> Result<Bare, String> {
         let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
         let object = Object::parse(&bytes).map_err(|error| error.to_string())?;
         let mut bare = Bare {
@@ -35,9 +40,9 @@ impl Bare {
             maps: BTreeMap::new(),
             slots: BTreeMap::new(),
             helpers: Table::builtin(),
-            custom: scenario.helpers.clone(),
+            custom: custom.clone(),
         };
-        for (id, helper) in &scenario.helpers {
+        for (id, helper) in custom {
             bare.helpers.insert(Proto {
                 id: *id,
                 name: helper.name.clone(),
@@ -66,6 +71,10 @@ impl Bare {
 
     fn program(&self, name: &str) -> Result<&Arc<Executable>, String> {
         self.programs.get(name).ok_or_else(|| format!("no program {name}"))
+    }
+
+    fn map(&self, name: &str) -> Result<&Arc<Map>, String> {
+        self.maps.get(name).ok_or_else(|| format!("no map {name}"))
     }
 
     fn variable(&self, name: &str) -> Result<(&Arc<Map>, DataSymbol), String> {
@@ -139,6 +148,20 @@ impl Bench for Bare {
             }
             Ok(results)
         })
+    }
+    fn lookup(&self, map: &str, key: &[u8]) -> Result<Vec<u8>, String> {
+        self.map(map)?.read(key).map_err(|error| error.to_string())
+    }
+    fn update(&mut self, map: &str, key: &[u8], value: &[u8]) -> Result<(), String> {
+        self.map(map)?.write(key, value, 0).map_err(|error| error.to_string())
+    }
+    fn keys(&self, map: &str) -> Result<Vec<Vec<u8>>, String> {
+        let map = self.map(map)?;
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        while let Ok(key) = map.next_key(keys.last().map(Vec::as_slice)) {
+            keys.push(key);
+        }
+        Ok(keys)
     }
     fn read(&self, variable: &str) -> Result<Vec<u8>, String> {
         let (map, symbol) = self.variable(variable)?;

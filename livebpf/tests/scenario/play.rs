@@ -14,6 +14,12 @@ pub trait Bench {
     fn clear(&mut self, array: &str, index: u32) -> Result<(), String>;
     /// Runs a program `times` in each of `threads` threads; what each run returned.
     fn run(&self, program: &str, packet: &[u8], times: u32, threads: u32) -> Result<Vec<u32>, String>;
+    /// A map's value as users read it; for a per-CPU map the values of all CPUs.
+    fn lookup(&self, map: &str, key: &[u8]) -> Result<Vec<u8>, String>;
+    /// Sets it.
+    fn update(&mut self, map: &str, key: &[u8], value: &[u8]) -> Result<(), String>;
+    /// All keys of a map.
+    fn keys(&self, map: &str) -> Result<Vec<Vec<u8>>, String>;
     /// The bytes of a global variable.
     fn read(&self, variable: &str) -> Result<Vec<u8>, String>;
     /// Writes them.
