@@ -75,7 +75,7 @@ fn runner(bench: &Bench, entry: u64, stamp: &Stamp, stop: &AtomicBool, plausible
 
 /// One caller with one site, runners on it, and a writer that calls `update` with rising numbers for the given time.
 fn toggle(bench: &Bench, time: Duration, allow_miss: bool, update: impl Fn(&ProgArray, u32, &Stamp)) -> Seen {
-    let array = ProgArray::new(1).unwrap();
+    let array = ProgArray::new(2).unwrap();
     let caller = bench.load(&program(&[call(0, 0)], MISSED), &[&array]).unwrap();
     let (stamp, stop) = (Stamp { value: AtomicU32::new(MISSED), ..Stamp::default() }, AtomicBool::new(false));
     update(&array, 1, &stamp);
@@ -139,6 +139,23 @@ fn c2_replace_never_gives_the_fall_through() {
         let target = bench.load(&program(&[], number), &[]).unwrap();
         stamp.change(number, || bench.set(array, 0, target));
     });
+}
+
+#[test]
+fn c9_callers_in_the_middle_of_a_chain_are_replaced_while_their_own_slots_change() {
+    // entry → slot 0, always a fresh program with sites of its own → slot 1, inserted fresh and deleted in turn.
+    let bench = Bench::new();
+    let total = toggle(&bench, stress(), true, |array, number, stamp| {
+        let middle = bench.load(&program(&[call(0, 1), call(0, 1)], MISSED), &[array]).unwrap();
+        bench.set(array, 0, middle);
+        if number % 2 == 0 {
+            let last = bench.load(&program(&[], number), &[]).unwrap();
+            stamp.change(number, || bench.set(array, 1, last));
+        } else if array.word(1) != 0 {
+            stamp.change(MISSED, || bench.clear(array, 1));
+        }
+    });
+    assert!(total.taken > 0 && total.taken < total.runs, "both must occur");
 }
 
 /// Pseudo-random numbers.
