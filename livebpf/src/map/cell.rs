@@ -269,24 +269,33 @@ impl<'a> Slice<'a> {
     #[inline]
     pub fn atomic_u16(self, off: usize) -> Option<&'a AtomicU16> {
         let at = self.at(off, 2)?.cast::<AtomicU16>();
+        if !at.is_aligned() {
+            return None;
+        }
         // SAFETY: as in `atomic_u8`, and aligned.
-        at.is_aligned().then(|| unsafe { at.as_ref() })
+        Some(unsafe { at.as_ref() })
     }
 
     /// The four bytes at `off`; `None` outside, or when the address is not a multiple of 4.
     #[inline]
     pub fn atomic_u32(self, off: usize) -> Option<&'a AtomicU32> {
         let at = self.at(off, 4)?.cast::<AtomicU32>();
+        if !at.is_aligned() {
+            return None;
+        }
         // SAFETY: as in `atomic_u8`, and aligned.
-        at.is_aligned().then(|| unsafe { at.as_ref() })
+        Some(unsafe { at.as_ref() })
     }
 
     /// The eight bytes at `off`; `None` outside, or when the address is not a multiple of 8.
     #[inline]
     pub fn atomic_u64(self, off: usize) -> Option<&'a AtomicU64> {
         let at = self.at(off, 8)?.cast::<AtomicU64>();
+        if !at.is_aligned() {
+            return None;
+        }
         // SAFETY: as in `atomic_u8`, and aligned.
-        at.is_aligned().then(|| unsafe { at.as_ref() })
+        Some(unsafe { at.as_ref() })
     }
 
     /// Offset of the first 8-aligned address in the window, at most its length.
@@ -447,7 +456,7 @@ mod tests {
             assert_eq!(all.load(off, Size::H), Some(b(0) | b(1) << 8));
             assert_eq!(all.load(off, Size::W), Some((0..4).map(|i| b(i) << (8 * i)).sum()));
             assert_eq!(all.load(off, Size::DW), Some((0..8).map(|i| b(i) << (8 * i)).sum()));
-            assert_eq!(all.atomic_u64(off).is_some(), off % 8 == 0);
+            assert_eq!(all.atomic_u64(off).is_some(), off.is_multiple_of(8));
         }
         for (size, off) in [(Size::H, 1), (Size::W, 3), (Size::DW, 5), (Size::DW, 8), (Size::W, 4), (Size::H, 6)] {
             let other = Bytes::zeroed(32).unwrap();

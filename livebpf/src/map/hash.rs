@@ -101,7 +101,7 @@ impl Hash {
         let bucket_count = u64::from(max_entries).next_power_of_two();
         let spares: Box<[Spare]> = (0..=cpus).map(|i| Spare(AtomicU32::new(max_entries + 1 + i))).collect();
         let element_count = u64::from(max_entries) + spares.len() as u64;
-        let len = element_count.checked_mul(stride as u64).unwrap_or(u64::MAX);
+        let len = element_count.saturating_mul(stride as u64);
         Ok(Hash {
             buckets: Bytes::zeroed(bucket_count * 8)?,
             bucket_mask: bucket_count - 1,
@@ -421,14 +421,14 @@ impl<'a> Locked<'a> {
             return Err(MapError::Busy("this thread was interrupted while it was changing a map".into()));
         }
         compiler_fence(Ordering::SeqCst);
-        let mut spins = 0;
+        let mut spins = 0u32;
         loop {
             let word = bucket.load(Ordering::Relaxed) & !LOCKED;
             if bucket.compare_exchange_weak(word, word | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 return Ok(Locked { bucket, word });
             }
-            spins += 1;
-            if spins % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 
