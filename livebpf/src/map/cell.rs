@@ -244,6 +244,8 @@ impl<'a> Slice<'a> {
         Some(())
     }
 
+    #[cold]
+    #[inline(never)]
     fn load_bytes(self, off: usize, size: Size) -> Option<u64> {
         let mut word = [0; 8];
         let len = size.bytes() as usize;
@@ -251,6 +253,8 @@ impl<'a> Slice<'a> {
         Some(u64::from_le_bytes(word))
     }
 
+    #[cold]
+    #[inline(never)]
     fn store_bytes(self, off: usize, size: Size, value: u64) -> Option<()> {
         let len = size.bytes() as usize;
         self.sub(off, len)?.write(&value.to_le_bytes()[..len]);
@@ -345,20 +349,50 @@ impl<'a> Slice<'a> {
         len
     }
 
-    /// Copies from another window, front to back, through a small buffer; as many bytes as the shorter has. For windows
-    /// that do not overlap, or where `self` begins before `from`.
+    /// Copies from another window, front to back; as many bytes as the shorter has. For windows that do not overlap, or
+    /// where `self` begins before `from`.
+    #[inline]
     pub fn copy_from(self, from: Slice<'_>) -> usize {
         let len = self.len.min(from.len);
+        let same_alignment = (self.addr() ^ from.addr()) & 7 == 0;
+        if len <= 64 || same_alignment {
+            self.copy_pieces(from, len)
+        } else {
+            self.copy_buffered(from, len)
+        }
+        len
+    }
+
+    /// In the largest pieces that are aligned on both sides.
+    #[inline]
+    fn copy_pieces(self, from: Slice<'_>, len: usize) {
+        let mut off = 0;
+        while off < len {
+            let low_bits = self.addr().wrapping_add(off as u64) | from.addr().wrapping_add(off as u64);
+            let both = |n: u64| low_bits.is_multiple_of(n);
+            let size = match len - off {
+                8.. if both(8) => Size::DW,
+                4.. if both(4) => Size::W,
+                2.. if both(2) => Size::H,
+                _ => Size::B,
+            };
+            let Some(word) = from.load(off, size) else { return };
+            self.store(off, size, word);
+            off += size.bytes() as usize;
+        }
+    }
+
+    /// Through a small buffer, so that each side is accessed in its own words.
+    fn copy_buffered(self, from: Slice<'_>, len: usize) {
         let mut buffer = [0; 256];
         let mut off = 0;
         while off < len {
             let n = (len - off).min(buffer.len());
-            let (Some(source), Some(target)) = (from.sub(off, n), self.sub(off, n)) else { break };
+            let (Some(source), Some(target)) = (from.sub(off, n), self.sub(off, n)) else { return };
             source.read(&mut buffer[..n]);
             target.write(&buffer[..n]);
             off += n;
         }
-        len
     }
 
     /// Sets every byte to zero.
@@ -470,10 +504,10 @@ mod tests {
 
     #[test]
     fn copies_compare_and_clear_at_every_alignment() {
-        let pattern: Vec<u8> = (1..=40).collect();
+        let pattern: Vec<u8> = (0..600).map(|i| (i % 251 + 1) as u8).collect();
         for off in 0..9 {
-            for len in 0..=31 {
-                let (one, two) = (Bytes::zeroed(48).unwrap(), Bytes::zeroed(48).unwrap());
+            for len in (0..=31).chain([63, 64, 65, 255, 256, 257, 515]) {
+                let (one, two) = (Bytes::zeroed(530).unwrap(), Bytes::zeroed(530).unwrap());
                 let (a, b) = (one.slice().sub(off, len).unwrap(), two.slice().sub(8 - off, len).unwrap());
                 assert_eq!(a.write(&pattern), len);
                 assert!(a.equals(&pattern[..len]) && !a.equals(&pattern[..len + 1]));
@@ -484,7 +518,7 @@ mod tests {
                     assert!(!b.equals(&pattern[..len]));
                 }
                 a.clear();
-                assert_eq!(one.slice().to_vec(), [0; 48]);
+                assert_eq!(one.slice().to_vec(), [0; 530]);
             }
         }
     }

@@ -98,7 +98,8 @@ impl Hash {
             // An element then never straddles a cache line.
             stride = stride.next_power_of_two();
         }
-        let bucket_count = u64::from(max_entries).next_power_of_two();
+        // Half full at most: most chains then have no more than one element.
+        let bucket_count = u64::from(max_entries).next_power_of_two() * 2;
         let spares: Box<[Spare]> = (0..=cpus).map(|i| Spare(AtomicU32::new(max_entries + 1 + i))).collect();
         let element_count = u64::from(max_entries) + spares.len() as u64;
         let len = element_count.saturating_mul(stride as u64);

@@ -56,6 +56,7 @@ pub struct Map {
 }
 
 /// How a map keeps its elements.
+#[repr(u32)]
 enum Storage {
     Array(Array),
     Hash(Hash),

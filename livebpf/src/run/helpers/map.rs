@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{current, errno};
+use crate::insn::Size;
 use crate::map::cell::Slice;
 use crate::map::{Map, MapError};
 
@@ -12,6 +13,7 @@ const SHORT_KEY: usize = 64;
 ///
 /// # Safety
 /// R1 is the address of a live `Map`, R2 points to its key size of readable bytes.
+#[inline(always)]
 pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     unsafe { with_key(map, key, |map, key| map.lookup(key, current::cpu()).map_or(0, Slice::addr)) }
@@ -21,6 +23,7 @@ pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
 ///
 /// # Safety
 /// As for [`lookup_elem`], and R3 points to the map's value size of readable bytes.
+#[inline(always)]
 pub(super) unsafe fn update_elem([map, key, value, flags, _]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     unsafe {
@@ -35,6 +38,7 @@ pub(super) unsafe fn update_elem([map, key, value, flags, _]: [u64; 5]) -> u64 {
 ///
 /// # Safety
 /// As for [`lookup_elem`].
+#[inline(always)]
 pub(super) unsafe fn delete_elem([map, key, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     unsafe { with_key(map, key, |map, key| result(map.delete(key))) }
@@ -53,19 +57,29 @@ unsafe fn with_key(map: u64, key: u64, then: impl FnOnce(&Map, &[u8]) -> u64) ->
     let key = unsafe { Slice::from_raw(key, size) };
     // The usual sizes as constants, so that copy, hash and comparison are a few instructions each.
     match size {
-        4 => then(map, &copy::<4>(key)),
-        8 => then(map, &copy::<8>(key)),
-        16 => then(map, &copy::<16>(key)),
-        0..=SHORT_KEY => then(map, &copy::<SHORT_KEY>(key)[..size]),
-        _ => then(map, &key.to_vec()),
+        4 => then(map, &(word(key, 0, Size::W) as u32).to_ne_bytes()),
+        8 => then(map, &word(key, 0, Size::DW).to_ne_bytes()),
+        16 => {
+            let (low, high) = (word(key, 0, Size::DW), word(key, 8, Size::DW));
+            then(map, &(u128::from(high) << 64 | u128::from(low)).to_ne_bytes())
+        }
+        _ => with_other_key(map, key, then),
     }
 }
 
-#[inline(always)]
-fn copy<const N: usize>(key: Slice<'_>) -> [u8; N] {
-    let mut copy = [0; N];
+#[inline(never)]
+fn with_other_key(map: &Map, key: Slice<'_>, then: impl FnOnce(&Map, &[u8]) -> u64) -> u64 {
+    if key.len() > SHORT_KEY {
+        return then(map, &key.to_vec());
+    }
+    let mut copy = [0; SHORT_KEY];
     key.read(&mut copy);
-    copy
+    then(map, &copy[..key.len()])
+}
+
+#[inline(always)]
+fn word(key: Slice<'_>, off: usize, size: Size) -> u64 {
+    key.load(off, size).unwrap_or_default()
 }
 
 #[inline(always)]

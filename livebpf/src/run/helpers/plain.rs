@@ -10,6 +10,7 @@ use super::current;
 ///
 /// # Safety
 /// None needed.
+#[inline(always)]
 pub(super) unsafe fn ktime_get_ns(_: [u64; 5]) -> u64 {
     current::now_ns()
 }
@@ -18,6 +19,7 @@ pub(super) unsafe fn ktime_get_ns(_: [u64; 5]) -> u64 {
 ///
 /// # Safety
 /// None needed.
+#[inline(always)]
 pub(super) unsafe fn get_smp_processor_id(_: [u64; 5]) -> u64 {
     u64::from(current::cpu())
 }
@@ -26,6 +28,7 @@ pub(super) unsafe fn get_smp_processor_id(_: [u64; 5]) -> u64 {
 ///
 /// # Safety
 /// None needed.
+#[inline(always)]
 pub(super) unsafe fn get_prandom_u32(_: [u64; 5]) -> u64 {
     STATE.with(|state| {
         let before = match state.get() {
