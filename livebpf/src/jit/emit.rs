@@ -12,19 +12,8 @@ use crate::verify::{Facts, TailCall};
 
 /// The native register of each BPF register.
 pub(super) const fn gpr(r: Reg) -> Gpr {
-    const MAP: [Gpr; 11] = [
-        Gpr::Rax,
-        Gpr::Rdi,
-        Gpr::Rsi,
-        Gpr::Rdx,
-        Gpr::Rcx,
-        Gpr::R8,
-        Gpr::Rbx,
-        Gpr::R13,
-        Gpr::R14,
-        Gpr::R15,
-        Gpr::Rbp,
-    ];
+    const MAP: [Gpr; 11] =
+        [Gpr::Rax, Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::Rcx, Gpr::R8, Gpr::Rbx, Gpr::R13, Gpr::R14, Gpr::R15, Gpr::Rbp];
     MAP[r.index()]
 }
 
@@ -273,11 +262,8 @@ impl<'a> Emitter<'a> {
             .collect();
         frame::chains(&mut frames, &self.plan.calls)
             .map_err(|f| JitError::Recursion { func: self.program.subprogs[f].name.clone() })?;
-        let relocs = self.relocs.iter().map(|(at, kind, symbol)| Reloc {
-            at: laid.offset(*at),
-            kind: *kind,
-            symbol: *symbol,
-        });
+        let relocs =
+            self.relocs.iter().map(|(at, kind, symbol)| Reloc { at: laid.offset(*at), kind: *kind, symbol: *symbol });
         Ok(Code {
             relocs: relocs.collect(),
             sites: self.sites.iter().map(|s| s.place(&laid)).collect(),

@@ -208,7 +208,10 @@ impl Region {
 
     /// The 32-bit word at an offset, through the view given.
     fn word(&self, view: &View, at: u32) -> &AtomicU32 {
-        assert!(at.is_multiple_of(4) && at <= self.capacity - 4, "code offset {at:#x} is not an aligned word of the region");
+        assert!(
+            at.is_multiple_of(4) && at <= self.capacity - 4,
+            "code offset {at:#x} is not an aligned word of the region"
+        );
         // SAFETY: aligned (the views are page-aligned) and inside the view, which lives as long as `self`; words of
         // published code are only accessed atomically.
         unsafe { view.at.add(at as usize).cast::<AtomicU32>().as_ref() }

@@ -201,7 +201,7 @@ impl<'f, 's> Func<'f, 's> {
         let is_mask = max & max.wrapping_add(1) == 0;
         match self.source.below(4) {
             0 | 1 if is_mask => self.code.alu(AluOp::And, dst, Src::Imm(limit)),
-            2 if is_mask => self.code.alu(AluOp::Rsh, dst, Src::Imm(limit.leading_zeros().min(31) as i32 + 32)),
+            2 if is_mask && limit > 0 => self.code.alu(AluOp::Rsh, dst, Src::Imm(limit.leading_zeros() as i32 + 32)),
             _ => {
                 let fits = self.code.label();
                 self.code.jump_if(Cond::Le, Width::W64, dst, Src::Imm(limit), fits);

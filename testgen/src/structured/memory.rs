@@ -189,7 +189,7 @@ impl Func<'_, '_> {
         match self.source.below(8) {
             0..=3 => self.plain_load(size, base, off),
             4 | 5 if may_store => {
-                let src = self.scalar_or_imm(&[]);
+                let src = self.scalar_or_imm(&[base]);
                 self.code.store(size, base, off, src);
             }
             6 if self.shape.atomics && is_value => self.atomic(base, range),
@@ -240,7 +240,7 @@ impl Func<'_, '_> {
             self.code.push(Insn::LoadAcquire { size, dst, base, off });
             self.state.set(dst, NUMBER);
         } else {
-            let src = self.scalar(&[]);
+            let src = self.scalar(&[base]);
             self.code.push(Insn::StoreRelease { size, base, off, src });
         }
     }
