@@ -1,0 +1,114 @@
+//! The machine code of one direct tail call, as the code generator emits it, before and after each kind of update.
+
+// Shared with other tests, which use all of it.
+#[allow(dead_code)]
+mod handmade;
+
+use std::sync::Arc;
+
+use handmade::{Bench, program, run};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic};
+use livebpf::insn::text;
+use livebpf::jit::{self, Code};
+use livebpf::link::Program;
+use livebpf::map::prog_array::ProgArray;
+use livebpf::object::{MapDef, MapType, ProgType, ProgramKind};
+use livebpf::text::Image;
+use livebpf::verify::Verified;
+
+/// A program with one tail call through slot 2 of its one map, compiled.
+fn compiled() -> Code {
+    let insns = text::assemble(
+        "
+        r6 = r1
+        r2 = map[idx:0]
+        r3 = 2
+        call 12
+        r0 = 100
+        exit
+        ",
+    )
+    .unwrap();
+    let mut program = Program::bare("caller", ProgramKind::new(ProgType::XDP), insns);
+    program.maps = vec![Arc::new(MapDef::new("jmp_table", MapType::PROG_ARRAY, 4, 4, 4))];
+    jit::compile(&Verified::without_proof(program).unwrap(), &jit::Options::default()).unwrap()
+}
+
+/// The instructions from the bypass to the end of the site; where the jumps lead by name.
+fn listing(image: &Image, names: &[(&str, u64)]) -> Vec<String> {
+    let site = image.sites()[0];
+    let bytes = image.bytes();
+    let start = image.base() + u64::from(site.bypass);
+    let out = (start + 5).wrapping_add_signed(i64::from(site.skip));
+    let code = &bytes[site.bypass as usize..(out - image.base()) as usize];
+    let mut formatter = IntelFormatter::new();
+    let decoded = Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter();
+    let line = |instruction: Instruction| {
+        let to = instruction.near_branch64();
+        let mut line = String::new();
+        match instruction.mnemonic() {
+            Mnemonic::Jmp if to == out => line.push_str("jmp out"),
+            Mnemonic::Jmp if to == instruction.next_ip() => line.push_str("jmp +0"),
+            Mnemonic::Jmp => match names.iter().find(|(_, address)| *address == to) {
+                Some((name, _)) => line = format!("jmp {name}"),
+                None => line = format!("jmp to nowhere known, {to:#x}"),
+            },
+            _ => formatter.format(&instruction, &mut line),
+        }
+        line
+    };
+    decoded.filter(|instruction| instruction.mnemonic() != Mnemonic::Nop).map(line).collect()
+}
+
+#[test]
+fn insert_replace_and_delete_change_the_jumps_as_designed() {
+    let bench = Bench::new();
+    let array = ProgArray::new(4).unwrap();
+    let code = compiled();
+    let caller = bench.load(&code, &[&array]).unwrap();
+    let [p, q] = [7, 8].map(|value| bench.load(&program(&[], value), &[]).unwrap());
+    let names = [("poison", bench.region.poison()), ("P", p.image.tail_entry()), ("Q", q.image.tail_entry())];
+    let reader = bench.domain.reader();
+    let check = |bypass: &str, target: &str, result: u32| {
+        let wanted = [bypass, "inc r12d", "pop rbx", "mov rsp,rbp", target];
+        assert_eq!(listing(&caller.image, &names), wanted);
+        let _section = reader.enter();
+        // SAFETY: a loaded image, in a section; the program uses no context.
+        assert_eq!(unsafe { run(caller.image.entry()) }, result);
+    };
+    check("jmp out", "jmp poison", 100);
+    bench.set(&array, 2, p.clone());
+    check("jmp +0", "jmp P", 7);
+    bench.set(&array, 2, q.clone());
+    check("jmp +0", "jmp Q", 8);
+    let section = reader.enter();
+    bench.clear(&array, 2);
+    check("jmp out", "jmp Q", 100);
+    drop(section);
+    bench.domain.barrier().unwrap();
+    check("jmp out", "jmp poison", 100);
+    bench.set(&array, 2, p.clone());
+    check("jmp +0", "jmp P", 7);
+    bench.set(&array, 1, q.clone());
+    check("jmp +0", "jmp P", 7);
+}
+
+#[test]
+fn the_fields_are_aligned_in_memory_and_nothing_else_differs_from_what_was_compiled() {
+    let bench = Bench::new();
+    let array = ProgArray::new(4).unwrap();
+    let code = compiled();
+    for _ in 0..20 {
+        let caller = bench.load(&code, &[&array]).unwrap();
+        let (mut placed, site) = (caller.image.bytes(), caller.image.sites()[0]);
+        for jump in [site.bypass, site.target] {
+            assert_eq!((caller.image.base() + u64::from(jump) + 1) % 4, 0);
+            assert_eq!(placed[jump as usize], 0xe9);
+        }
+        let (bypass, target) = (site.bypass as usize, site.target as usize);
+        placed[bypass + 1..bypass + 5].copy_from_slice(&site.skip.to_le_bytes());
+        placed[target + 1..target + 5].fill(0);
+        assert_eq!(placed, code.bytes);
+        bench.set(&array, 2, caller);
+    }
+}
