@@ -64,8 +64,8 @@ impl Site<'_, '_> {
                 self.function_at(self.function.section, target)
             }
             Insn::LoadImm64 { value: Imm64::Const(_), .. } => Ok(Resolved::Keep),
-            Insn::LoadImm64 { value, .. } => {
-                Err(self.error(format!("a 64-bit load of {value:?} without relocation"), "a constant or a relocation"))
+            Insn::LoadImm64 { .. } => {
+                Err(self.error(format!("{} without relocation", self.insn), "a constant, or a relocation of it"))
             }
             _ => Ok(Resolved::Keep),
         }
@@ -76,7 +76,7 @@ impl Site<'_, '_> {
             Insn::LoadImm64 { .. } => R_64_64,
             Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::Call { .. } => R_64_32,
             other => {
-                let found = format!("a relocation of {other:?}");
+                let found = format!("a relocation of {other}");
                 return Err(self.error(found, "one of a call or a 64-bit immediate load"));
             }
         };
@@ -96,7 +96,7 @@ impl Site<'_, '_> {
                 _ => Err(self.error(format!("a call of {}", self.describe(target)), "a function of this object")),
             },
             Insn::LoadImm64 { value: Imm64::Const(addend), .. } => self.load(target, addend),
-            other => Err(self.error(format!("a relocation of {other:?}"), "a call or load that clang writes")),
+            other => Err(self.error(format!("a relocation of {other}"), "a call or load that clang writes")),
         }
     }
 

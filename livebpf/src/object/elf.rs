@@ -101,7 +101,10 @@ impl<'a> Elf<'a> {
     /// Reads the container.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Elf<'a>, ObjectError> {
         let header = header(bytes)?;
-        let table = header.sections(LE, bytes).map_err(|e| header_error(format!("section headers: {e}")))?;
+        let table = header.sections(LE, bytes).map_err(|_| {
+            let (count, offset) = (header.e_shnum(LE), header.e_shoff(LE));
+            header_error(format!("{count} section headers at {offset} of {} bytes", bytes.len()))
+        })?;
         let mut sections = Vec::with_capacity(table.len());
         for (index, section) in table.enumerate() {
             sections.push(read_section(bytes, &table, index, section)?);
