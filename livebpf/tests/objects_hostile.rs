@@ -98,7 +98,10 @@ fn check_parse(cases: &[Case]) {
     }
 }
 
-fn check_link(cases: &[(&str, &str, fn(&mut File), &str)]) {
+/// As [`Case`], with the program to link second.
+type LinkCase = (&'static str, &'static str, fn(&mut File), &'static str);
+
+fn check_link(cases: &[LinkCase]) {
     for (name, program, breakage, wanted) in cases {
         let mut file = File::open(name);
         breakage(&mut file);

@@ -137,7 +137,7 @@ impl Site<'_, '_> {
     }
 
     fn slot_of(&self, offset: u64) -> Result<i64, LinkError> {
-        let slot = i64::try_from(offset / 8).ok().filter(|_| offset % 8 == 0);
+        let slot = i64::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8));
         slot.ok_or_else(|| self.error(format!("a call of byte {offset} of code"), "a multiple of 8"))
     }
 

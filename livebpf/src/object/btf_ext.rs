@@ -156,3 +156,63 @@ fn each_record<T>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::btf::tests::Builder;
+    use super::*;
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|w| w.to_le_bytes()).collect()
+    }
+
+    /// A section with the three tables; types with one section name at string offset 1.
+    fn parse(funcs: &[u32], lines: &[u32], core: &[u32]) -> Result<BtfExt, ObjectError> {
+        let mut types = Builder::new();
+        assert_eq!(types.string("xdp"), 1);
+        let btf = Btf::parse(&types.bytes()).expect("well-formed");
+        let (f, l, c) = (4 * funcs.len() as u32, 4 * lines.len() as u32, 4 * core.len() as u32);
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        bytes.extend(words(&[32, 0, f, f, l, f + l, c]));
+        for table in [funcs, lines, core] {
+            bytes.extend(words(table));
+        }
+        BtfExt::parse(&bytes, &btf)
+    }
+
+    #[test]
+    fn longer_records_are_read_and_sorted() {
+        let funcs = [12, 1, 2, 80, 7, 0xdead, 0, 6, 0xbeef];
+        let lines = [20, 1, 1, 8, 1, 2, 5 << 10 | 3, 0xdead];
+        let ext = parse(&funcs, &lines, &[]).expect("well-formed");
+        assert_eq!(ext.func_at("xdp", 0), Some(TypeId(6)));
+        assert_eq!(ext.func_at("xdp", 10), Some(TypeId(7)));
+        assert_eq!(ext.func_at("xdp", 1), None);
+        assert_eq!(ext.func_at("tc", 0), None);
+        let found: Vec<_> = ext.lines_in("xdp", 0, 2).iter().map(|l| (l.slot, l.line, l.column)).collect();
+        assert_eq!(found, [(1, 5, 3)]);
+        assert!(ext.lines_in("xdp", 2, 9).is_empty());
+        assert!(ext.core_in("xdp", 0, 9).is_empty());
+    }
+
+    #[test]
+    fn broken_tables_are_named() {
+        let error = |result: Result<BtfExt, ObjectError>| result.expect_err("broken").to_string();
+        assert_eq!(
+            error(parse(&[8, 1, 2, 0, 6], &[], &[])),
+            "section .BTF.ext: func_info: found the end of its 20 bytes, wanted whole records"
+        );
+        assert_eq!(
+            error(parse(&[], &[12, 1, 1, 0, 1, 2], &[])),
+            "section .BTF.ext: line_info: found record size 12, wanted a multiple of 4, not below the known size"
+        );
+        assert_eq!(
+            error(parse(&[], &[], &[16, 1, 1, 4, 1, 1, 0])),
+            "section .BTF.ext: core_relo of section xdp: found instruction offset 4, wanted a multiple of 8"
+        );
+        assert_eq!(
+            error(parse(&[8, 99, 1, 0, 6], &[], &[])),
+            "section .BTF: string at 0x63: found the end of the 5 bytes of strings, wanted a string"
+        );
+    }
+}

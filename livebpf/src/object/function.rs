@@ -130,7 +130,7 @@ impl Functions {
     /// The function that `symbol` stands for.
     pub(crate) fn at_symbol(&self, symbol: &Symbol) -> Option<usize> {
         let Place::Section(index) = symbol.place else { return None };
-        let slot = u32::try_from(symbol.value / 8).ok().filter(|_| symbol.value % 8 == 0)?;
+        let slot = u32::try_from(symbol.value / 8).ok().filter(|_| symbol.value.is_multiple_of(8))?;
         let place = (self.section_of_elf(index)?, slot);
         let first = self.at(place.0, slot)?;
         // Aliases stand side by side: prefer the one with this very name.
@@ -149,7 +149,7 @@ impl Functions {
 
 fn read_function(symbol: &Symbol, index: usize, section: &CodeSection) -> Result<Function, ObjectError> {
     let size = section.code.len() as u64;
-    let whole = symbol.value % 8 == 0 && symbol.size % 8 == 0 && symbol.size != 0;
+    let whole = symbol.value.is_multiple_of(8) && symbol.size.is_multiple_of(8) && symbol.size != 0;
     let inside = symbol.value.checked_add(symbol.size).is_some_and(|end| end <= size);
     let (Ok(start), Ok(len)) = (u32::try_from(symbol.value / 8), u32::try_from(symbol.size / 8)) else {
         return Err(misplaced(symbol, section));

@@ -4,6 +4,8 @@
 //! bounded by [`MAX_DEPTH`], and names by [`MAX_NAME`]; so hostile type graphs give errors, never hangs.
 
 mod parse;
+#[cfg(test)]
+pub(crate) mod tests;
 mod types;
 
 use std::borrow::Cow;
