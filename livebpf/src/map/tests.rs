@@ -97,6 +97,7 @@ fn array_values_begin_as_zero_and_are_found_by_index() {
     assert_eq!(errno(array.write(&key(0), b"hello", BPF_NOEXIST)), libc::EEXIST);
     assert_eq!(errno(array.write(&key(0), b"hello", 3)), libc::EINVAL);
     assert_eq!(errno(array.write(&key(0), b"hello", BPF_F_LOCK)), libc::EINVAL);
+    assert_eq!(errno(array.write(&key(0), b"hello", BPF_F_LOCK | BPF_NOEXIST)), libc::EEXIST);
     assert_eq!(errno(array.write(&key(0), b"four", BPF_ANY)), libc::EINVAL);
     assert_eq!(errno(array.write(b"abc", b"hello", BPF_ANY)), libc::EINVAL);
     assert_eq!(errno(array.read(b"abcde")), libc::EINVAL);
