@@ -216,5 +216,6 @@ fn a_huge_map_costs_nothing_until_it_is_used() {
     array.write(&key((1 << 24) - 1), &[1; 64], BPF_ANY).unwrap();
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     let resident: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(resident < 64 << 10, "{resident} pages");
+    // Eagerly it would be 2.3 GiB; other tests share the process.
+    assert!(resident < 256 << 10, "{resident} pages");
 }
