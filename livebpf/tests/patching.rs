@@ -65,7 +65,7 @@ fn runner(bench: &Bench, entry: u64, stamp: &Stamp, stop: &AtomicBool, plausible
         seen.runs += 1;
         seen.taken += u64::from(result != MISSED);
         assert!(plausible(result), "a run answered {result:#x}");
-        if before % 2 == 0 && stamp.sequence.load(Ordering::SeqCst) == before {
+        if before.is_multiple_of(2) && stamp.sequence.load(Ordering::SeqCst) == before {
             assert_eq!(result, value, "a run that began after an update had returned did not see it");
             seen.exact += 1;
         }

@@ -110,6 +110,8 @@ pub struct Change {
 
 /// The update lock, held; and the way to the code of the callers.
 pub trait Poke {
+    /// Whether native code here can jump to a program at `tail_entry`: false for one of another runtime.
+    fn reaches(&self, tail_entry: u64) -> bool;
     /// Makes every direct tail call through the slots of `array` agree with `changes`, each slot at most once. The
     /// words of the slots have been stored. On return no run that starts from now on sees an old value. Cannot fail.
     fn poke(&mut self, array: ArrayKey, changes: &[Change]);
@@ -247,7 +249,7 @@ impl ProgArray {
     // --- Changes, each under the update lock ---
 
     /// Puts `member` into slot `index`. `flags` must be 0 (`BPF_ANY`): `EINVAL`; `E2BIG` past the end; `EINVAL` when the
-    /// contract does not fit.
+    /// contract does not fit, or the program is native and of another runtime.
     pub fn set(
         &self,
         index: u32,
@@ -256,6 +258,9 @@ impl ProgArray {
         poke: &mut dyn Poke,
     ) -> Result<Retired, MapError> {
         self.check_set(index, flags)?;
+        if member.contract().execution == Execution::Native && !poke.reaches(member.tail_entry()) {
+            return Err(MapError::Invalid("the program belongs to another runtime than the program array".into()));
+        }
         self.adopt_owner(member.contract())?;
         Ok(self.apply(vec![(index, Some(member))], poke))
     }
@@ -300,6 +305,7 @@ impl ProgArray {
         let mut members = self.members();
         for (index, member) in wanted {
             let new = member.as_ref().map(|member| member.tail_entry());
+            debug_assert_ne!(new, Some(0), "a tail entry is never 0");
             // The code behind a new word was core-synced when it was loaded; Release orders its data before the word.
             if let Some(word) = self.word_cell(index) {
                 word.store(new.unwrap_or(0), Ordering::Release);

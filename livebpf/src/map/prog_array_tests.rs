@@ -28,6 +28,9 @@ impl Member for Fake {
 struct Notes(Vec<Change>);
 
 impl Poke for Notes {
+    fn reaches(&self, tail_entry: u64) -> bool {
+        tail_entry < 0x2000
+    }
     fn poke(&mut self, _array: ArrayKey, changes: &[Change]) {
         self.0.extend_from_slice(changes);
     }
@@ -59,6 +62,18 @@ fn errors_are_the_kernels_and_change_nothing() {
     assert_eq!(array.lookup(4).unwrap_err().errno(), libc::ENOENT);
     assert_eq!(array.owner(), None, "a refused insert does not own the array");
     assert!(notes.0.is_empty() && array.entries().is_empty());
+}
+
+#[test]
+fn a_program_of_another_runtime_is_refused() {
+    let array = ProgArray::new(1).unwrap();
+    let mut notes = Notes::default();
+    let error = array.set(0, member(0x1000, XDP), 0, &mut notes).map(drop_now).unwrap_err();
+    assert_eq!((error.errno(), array.owner()), (libc::EINVAL, None));
+    assert!(error.to_string().contains("another runtime"), "{error}");
+    // Nothing jumps to an interpreted one.
+    let interpreted = Contract { execution: Execution::Interpreted, ..XDP };
+    assert!(drop_now(array.set(0, member(0x1000, interpreted), 0, &mut notes).unwrap()).is_empty());
 }
 
 #[test]

@@ -106,7 +106,7 @@ mod tests {
         for _ in 0..20_000 {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let draw = (seed >> 33) as usize;
-            if draw % 2 == 0 || held.is_empty() {
+            if draw.is_multiple_of(2) || held.is_empty() {
                 if let Some(new) = chunks.take((draw / 2 % 4000) as u32) {
                     assert!(held.iter().all(|c| c.at + c.len <= new.at || new.at + new.len <= c.at));
                     assert!(new.at % UNIT == 0 && new.at + new.len <= 1 << 16);

@@ -452,6 +452,10 @@ impl UpdateGuard<'_> {
 }
 
 impl Poke for UpdateGuard<'_> {
+    fn reaches(&self, tail_entry: u64) -> bool {
+        self.patcher.region.contains(tail_entry)
+    }
+
     fn poke(&mut self, array: ArrayKey, changes: &[Change]) {
         self.patcher.bury(&mut self.state);
         let faults = self.state.faults;
