@@ -148,8 +148,8 @@ impl Context {
         self.put(record::BUF_END, start + (XDP_FRAME - XDP_TAIL_RESERVE) as u64);
         self.put(record::MAC, start + HEADROOM as u64);
         self.put(record::NETWORK, start + (HEADROOM + ETH_HLEN) as u64);
-        self.put_field("ingress_ifindex", IFINDEX);
-        self.put_field("rx_queue_index", 0);
+        self.put_uapi(xdp_md::INGRESS_IFINDEX, Size::W, IFINDEX);
+        self.put_uapi(xdp_md::RX_QUEUE_INDEX, Size::W, 0);
         Ok(())
     }
 
@@ -181,10 +181,10 @@ impl Context {
         self.put(record::BUF_END, mac + packet.len() as u64);
         self.put(record::MAC, mac);
         self.put(record::NETWORK, network);
-        self.put_field("len", packet.len() as u64 - pulled);
-        self.put_field("pkt_type", pkt_type(packet));
-        self.put_field("protocol", u64::from(protocol.swap_bytes()));
-        self.put_field("ifindex", IFINDEX);
+        self.put_uapi(sk_buff::LEN, Size::W, packet.len() as u64 - pulled);
+        self.put_uapi(sk_buff::PKT_TYPE, Size::W, pkt_type(packet));
+        self.put_uapi(sk_buff::PROTOCOL, Size::W, u64::from(protocol.swap_bytes()));
+        self.put_uapi(sk_buff::IFINDEX, Size::W, IFINDEX);
         self.put_socket(protocol, packet.get(ETH_HLEN..).unwrap_or_default());
         Ok(())
     }
@@ -195,17 +195,15 @@ impl Context {
             |at: usize| header.get(at..at + 4).map_or(0, |b| u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]])));
         match protocol {
             0x0800 => {
-                self.put_field("family", libc::AF_INET as u64);
-                self.put_field("local_ip4", word(12));
-                self.put_field("remote_ip4", word(16));
+                self.put_uapi(sk_buff::FAMILY, Size::W, libc::AF_INET as u64);
+                self.put_uapi(sk_buff::LOCAL_IP4, Size::W, word(12));
+                self.put_uapi(sk_buff::REMOTE_IP4, Size::W, word(16));
             }
             0x86dd => {
-                self.put_field("family", libc::AF_INET6 as u64);
-                for (i, name) in LOCAL_IP6.iter().enumerate() {
-                    self.put_field(name, word(8 + 4 * i));
-                }
-                for (i, name) in REMOTE_IP6.iter().enumerate() {
-                    self.put_field(name, word(24 + 4 * i));
+                self.put_uapi(sk_buff::FAMILY, Size::W, libc::AF_INET6 as u64);
+                for i in 0..4 {
+                    self.put_uapi(sk_buff::LOCAL_IP6 + 4 * i, Size::W, word(8 + 4 * i as usize));
+                    self.put_uapi(sk_buff::REMOTE_IP6 + 4 * i, Size::W, word(24 + 4 * i as usize));
                 }
             }
             _ => {}
@@ -277,7 +275,7 @@ impl Context {
             self.put_field("wire_len", len);
         }
         match index {
-            Some(i) => self.put_uapi(CB + 4 * i, Size::W, value),
+            Some(i) => self.put_uapi(sk_buff::CB + 4 * i, Size::W, value),
             None if name == "ifindex" => self.put_field(name, value.max(IFINDEX)),
             None => self.put_field(name, value),
         }
@@ -311,7 +309,7 @@ impl Context {
             return None;
         }
         if let (Kind::SkbL2 | Kind::SkbL3, "cb", Some(i @ 0..=4)) = (self.kind, name, index) {
-            return self.record.slice().load((record::UAPI + CB + 4 * i) as usize, Size::W);
+            return self.record.slice().load((record::UAPI + sk_buff::CB + 4 * i) as usize, Size::W);
         }
         let found = every_field(self.kind, field)?;
         let meta = self.word(record::DATA_META);
@@ -405,18 +403,33 @@ impl Context {
         let _ = self.record.slice().store((record::UAPI + offset) as usize, size, value);
     }
     fn put_field(&mut self, name: &str, value: u64) {
-        if let Some(field) = every_field(self.kind, name) {
-            if let Some(size) = Size::from_bytes(field.size) {
-                self.put_uapi(field.offset, size, value);
-            }
+        let Some(field) = every_field(self.kind, name) else { return };
+        if let Some(size) = Size::from_bytes(field.size) {
+            self.put_uapi(field.offset, size, value);
         }
     }
 }
 
-/// Offset of `cb[0]` in `struct __sk_buff`.
-const CB: u32 = 48;
-const LOCAL_IP6: [&str; 4] = ["local_ip6[0]", "local_ip6[1]", "local_ip6[2]", "local_ip6[3]"];
-const REMOTE_IP6: [&str; 4] = ["remote_ip6[0]", "remote_ip6[1]", "remote_ip6[2]", "remote_ip6[3]"];
+/// Offsets in `struct xdp_md` that every run sets.
+mod xdp_md {
+    pub(super) const INGRESS_IFINDEX: u32 = 12;
+    pub(super) const RX_QUEUE_INDEX: u32 = 16;
+}
+
+/// The same for `struct __sk_buff`.
+mod sk_buff {
+    pub(super) const LEN: u32 = 0;
+    pub(super) const PKT_TYPE: u32 = 4;
+    pub(super) const PROTOCOL: u32 = 16;
+    pub(super) const IFINDEX: u32 = 40;
+    pub(super) const CB: u32 = 48;
+    pub(super) const FAMILY: u32 = 88;
+    pub(super) const REMOTE_IP4: u32 = 92;
+    pub(super) const LOCAL_IP4: u32 = 96;
+    pub(super) const REMOTE_IP6: u32 = 100;
+    pub(super) const LOCAL_IP6: u32 = 116;
+}
+
 static NO_CONTEXT: ContextDesc = ContextDesc { name: "no context", size: 0, fields: &[] };
 
 /// A field of the struct behind `kind`, whichever program types may see it.
