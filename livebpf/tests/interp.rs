@@ -11,7 +11,7 @@ use livebpf::interp::{self, Executable, FaultKind, Host, Limits, NoHost};
 use livebpf::link::{Program, Subprogram};
 use livebpf::map::Map;
 use livebpf::map::cell::{Bytes, Slice};
-use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
+use livebpf::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
 
 const LIMITS: Limits = Limits { max_insns: 1_000_000 };
 
@@ -492,4 +492,128 @@ fn kernel_jit_tests() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(malformed, MALFORMED);
+}
+
+/// The built-in helpers as they are, and program arrays filled from the object's initialisers.
+struct Native {
+    helpers: Table,
+    programs: HashMap<String, Arc<Executable>>,
+}
+
+impl Host for Native {
+    fn proto(&self, id: u32) -> Option<&Proto> {
+        self.helpers.get(id)
+    }
+    fn call(&mut self, id: u32, args: [u64; 5]) -> Result<u64, FaultKind> {
+        let native = livebpf::run::helpers::native(id).ok_or(FaultKind::NoHelper { id })?;
+        // SAFETY: the interpreter has checked the arguments against the helper's contract.
+        Ok(unsafe { (native.inner)(args) })
+    }
+    fn tail_target(&mut self, map: &Map, index: u32) -> Option<Arc<Executable>> {
+        let MapInit::Programs(slots) = &map.def().init else { return None };
+        let (_, name) = slots.iter().find(|(slot, _)| *slot == index)?;
+        self.programs.get(name).cloned()
+    }
+}
+
+impl Native {
+    /// Every program of the object that uses nothing but what there is, with maps of its own.
+    fn load(object: &Object) -> Native {
+        let maps: HashMap<_, _> = object
+            .maps()
+            .iter()
+            .enumerate()
+            .filter_map(|(i, def)| {
+                let mut sized = MapDef::clone(def);
+                sized.max_entries = if def.max_entries == 0 { 16 } else { def.max_entries };
+                Some((def.name.clone(), Map::create(Arc::new(sized), i as u32 + 1, 2).ok()?))
+            })
+            .collect();
+        let helpers = Table::builtin();
+        let unknown = |insn| match insn {
+            Insn::Call { helper } => helpers.get(helper).is_none(),
+            Insn::CallKfunc { .. } => true,
+            _ => false,
+        };
+        let mut programs = HashMap::new();
+        for (name, program) in object.link_all() {
+            let Ok(program) = program else { continue };
+            let bound = program.maps.iter().map(|def| maps.get(&def.name).cloned()).collect::<Option<Vec<_>>>();
+            let (false, Some(bound)) = (program.insns.iter().any(|(_, insn)| unknown(insn)), bound) else { continue };
+            if let Ok(verified) = interp::unproven(program) {
+                programs.insert(name, Executable::new(Arc::new(verified), bound));
+            }
+        }
+        Native { helpers, programs }
+    }
+}
+
+/// One program on all packets in order; what differs from the kernel's answers.
+fn replay(exe: &Arc<Executable>, host: &mut Native, packets: &[Vec<u8>], runs: &[serde_json::Value]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let prog_type = exe.verified.program().kind.prog_type;
+    for run in runs {
+        let input = &packets[run["i"].as_u64().unwrap() as usize];
+        let Some(ret) = run["ret"].as_u64() else { continue };
+        let context = Context::for_type(prog_type, input).unwrap();
+        match interp::run_limited(exe, &context, host, LIMITS) {
+            Ok(found) if found as u32 != ret as u32 => {
+                wrong.push(format!("packet {}: returned {found}, wanted {ret}", run["i"]))
+            }
+            Ok(_) => {
+                let wanted = run["out"].as_str().map_or_else(|| input.clone(), unhex);
+                if context.packet() != wanted {
+                    wrong.push(format!("packet {}: {:02x?}, wanted {wanted:02x?}", run["i"], context.packet()));
+                }
+                for field in ["mark", "priority", "tstamp"] {
+                    if run["skb"][field].as_u64().is_some_and(|v| context.get(field) != Some(v)) {
+                        wrong.push(format!("packet {}: {field} is {:?}", run["i"], context.get(field)));
+                    }
+                }
+            }
+            Err(fault) => wrong.push(format!("packet {}: {fault}", run["i"])),
+        }
+    }
+    wrong
+}
+
+/// Programs whose result is an address, uninitialised memory, a kernel object's field or a socket.
+const KERNEL_ONLY: [&str; 7] = [
+    "global_func16",
+    "read_sk_dst_port",
+    "sk_family_non_fullsock_field_1",
+    "packet_write_for_lwt_xmit",
+    "read_non_existent_field_rejected",
+    "ptr_read_ops_field_accepted",
+    "check_corrupted_spill_fill_lsb",
+];
+
+/// Selftest programs alone on 23 packets, against the answers of `BPF_PROG_TEST_RUN`. Needs the objects, which are not
+/// ours: LIVEBPF_SELFTESTS names the folder where they were built.
+#[test]
+fn kernel_test_runs() {
+    let Ok(folder) = std::env::var("LIVEBPF_SELFTESTS") else {
+        eprintln!("skipped: LIVEBPF_SELFTESTS is not set");
+        return;
+    };
+    let Some(rows) = corpus("test_run.json") else { return };
+    let shared = std::env::var("LIVEBPF_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into());
+    let packets = std::fs::read_to_string(format!("{shared}/corpus/packets.txt")).unwrap();
+    let packets: Vec<_> = packets.lines().map(|line| unhex(line.split(' ').next().unwrap())).collect();
+    let (mut wrong, mut done) = (Vec::new(), 0);
+    for row in rows.as_array().unwrap().iter().filter(|row| row["deterministic"] == true) {
+        let (object, name) = (row["object"].as_str().unwrap(), row["prog"].as_str().unwrap());
+        let Ok(bytes) = std::fs::read(format!("{folder}/{object}.o")) else { continue };
+        let Ok(mut host) = Object::parse(&bytes).map(|object| Native::load(&object)) else { continue };
+        let Some(exe) = host.programs.get(name).cloned() else { continue };
+        if KERNEL_ONLY.contains(&name) || livebpf::context::describe_kind(&exe.verified.program().kind).is_none() {
+            continue;
+        }
+        done += 1;
+        let found = replay(&exe, &mut host, &packets, row["runs"].as_array().unwrap());
+        wrong.extend(found.first().map(|first| format!("{object} {name}: {first} ({} in all)", found.len())));
+    }
+    eprintln!("{done} programs");
+    assert!(done > 0, "no objects in {folder}");
+    assert!(wrong.is_empty(), "{} of {done}:\n{}", wrong.len(), wrong.join("\n"));
 }
