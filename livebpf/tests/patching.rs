@@ -229,25 +229,22 @@ fn c3_many_callers_many_sites_and_two_writers() {
 fn c4_delete_returns_but_nothing_is_poisoned_or_freed_while_a_run_is_behind_the_bypass() {
     let bench = Bench::new();
     let array = ProgArray::new(1).unwrap();
-    let gate = AtomicU32::new(1);
+    let gate = [AtomicU32::new(1), AtomicU32::new(0)];
     let gated = handmade::Call { gate: Some(&raw const gate as u64), ..call(0, 0) };
     let caller = bench.load(&program(&[gated], MISSED), &[&array]).unwrap();
     let target = bench.load(&program(&[], 7), &[]).unwrap();
     let still_there = Arc::downgrade(&target);
     bench.set(&array, 0, target);
-    let waiting = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| {
             let reader = bench.domain.reader();
             let _section = reader.enter();
-            waiting.store(true, Ordering::SeqCst);
             // SAFETY: a loaded image, in a section.
             unsafe { run(caller.image.entry()) }
         });
-        while !waiting.load(Ordering::SeqCst) {
+        while gate[1].load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
-        std::thread::sleep(Duration::from_millis(100));
         let open = caller.image.bytes();
         bench.clear(&array, 0);
         let site = caller.image.sites()[0];
@@ -258,7 +255,7 @@ fn c4_delete_returns_but_nothing_is_poisoned_or_freed_while_a_run_is_behind_the_
         assert_eq!(field(&caller.image.bytes(), site.target), field(&open, site.target), "poisoned too early");
         assert!(still_there.upgrade().is_some(), "freed too early");
         assert!(bench.domain.pending() > 0);
-        gate.store(0, Ordering::SeqCst);
+        gate[0].store(0, Ordering::SeqCst);
         assert_eq!(runner.join().unwrap(), 7, "the run behind the bypass reached its target");
         bench.domain.barrier().unwrap();
         assert_ne!(field(&caller.image.bytes(), site.target), field(&open, site.target), "never poisoned");

@@ -107,7 +107,8 @@ pub unsafe fn run(entry: u64) -> u32 {
 pub struct Call {
     pub map: u32,
     pub index: u32,
-    /// Address of a u32: between bypass and target the program waits until it is 0.
+    /// Address of two u32: between bypass and target the program sets the second one to 1, then waits until the first
+    /// one is 0.
     pub gate: Option<u64>,
 }
 
@@ -153,6 +154,7 @@ fn direct_call(code: &mut Code, call: Call) {
     if let Some(gate) = call.gate {
         out.extend([0x48, 0xb8]); // mov rax, gate
         out.extend(gate.to_le_bytes());
+        out.extend([0xc7, 0x40, 0x04, 0x01, 0x00, 0x00, 0x00]); // mov dword [rax + 4], 1
         out.extend([0xf3, 0x90, 0x83, 0x38, 0x00, 0x75, 0xf9]); // wait: pause ; cmp dword [rax], 0 ; jne wait
     }
     pad(out);
