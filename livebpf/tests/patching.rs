@@ -242,6 +242,7 @@ fn c4_delete_returns_but_nothing_is_poisoned_or_freed_while_a_run_is_behind_the_
             // SAFETY: a loaded image, in a section.
             unsafe { run(caller.image.entry()) }
         });
+        let _open = OpenOnDrop(&gate[0]);
         while gate[1].load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
@@ -353,6 +354,15 @@ fn c16_without_core_sync_code_with_sites_is_refused() {
     let _section = reader.enter();
     // SAFETY: a loaded image, in a section.
     assert_eq!(unsafe { run(target.image.entry()) }, 7);
+}
+
+/// Lets the run behind the gate end when the test panics.
+struct OpenOnDrop<'a>(&'a AtomicU32);
+
+impl Drop for OpenOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Lets the other threads end when this one panics, too.
