@@ -20,6 +20,8 @@ pub(super) struct Flow {
     pub func: Vec<u16>,
     /// States are compared here: targets of jumps and places that calls return to.
     pub join: Vec<bool>,
+    /// Targets of jumps from the same place or further down.
+    pub loop_head: Vec<bool>,
     /// By function: functions it calls, ascending, each once.
     pub callees: Vec<Vec<SubprogId>>,
     /// By function: the first tail call in it, reachable or not.
@@ -136,6 +138,7 @@ impl Flow {
         let mut flow = Flow {
             func,
             join: vec![false; program.insns.len() as usize],
+            loop_head: vec![false; program.insns.len() as usize],
             callees: Vec::new(),
             tail_call: vec![None; count],
             legacy_load: vec![None; count],
@@ -176,6 +179,7 @@ impl Flow {
                 return reject(format!("jump from insn {pc} into the middle of ld_imm64 insn {}", to.0 - 1));
             }
             self.join[to.index()] = true;
+            self.loop_head[to.index()] |= to <= pc;
         }
         if next.fall.is_some_and(|to| !within(to)) {
             return reject("last insn is not an exit or jmp".to_owned());

@@ -1,15 +1,38 @@
 //! Program → [`Verified`]: a proof that it is safe to run, and the facts the code generator uses.
 
+mod alu;
+mod branch;
+mod call;
 mod cfg;
+mod depth;
+mod explore;
 pub mod facts;
+mod global;
+mod live;
+mod memory;
+mod notes;
+mod pointer;
+mod prune;
+mod range;
 pub mod reject;
+mod scalar;
+mod stack;
+mod state;
+mod tnum;
 mod unproven;
 
 pub use facts::{Facts, FuncFacts, InsnFacts, TailCall};
 pub use reject::{Decision, Rejection, Rule};
 
+use crate::context;
 use crate::helper;
-use crate::link::Program;
+use crate::insn::{Insn, Pc, Reg};
+use crate::link::{Program, SubprogId};
+
+use cfg::Flow;
+use explore::Verifier;
+use live::Masks;
+use state::{Kind, State, Value};
 
 /// Bytes of stack a function, and a chain of calls, may use.
 pub const MAX_STACK: u32 = 512;
@@ -87,7 +110,63 @@ impl Verified {
 /// A [`Rejection`] that says which rule is broken where; [`Rule::Unsupported`] when the program may be fine but
 /// uses something this verifier does not know.
 pub fn verify(program: Program, options: &Options<'_>) -> Result<Verified, Box<Rejection>> {
-    let _ = options;
-    cfg::Flow::new(&program)?;
-    Verified::unproven(program)
+    let Some(desc) = context::describe_kind(&program.kind) else {
+        let text = format!("unsupported: programs of type {}", program.kind.prog_type);
+        return Err(Rejection::new(&program, Pc(0), Rule::Unsupported, text));
+    };
+    let flow = Flow::new(&program)?;
+    depth::check_results(&program, &flow)?;
+    let mut masks = Masks::new(&program, &flow);
+    let mut demands = vec![0; program.insns.len() as usize];
+    loop {
+        let moves_packet = global::moves_packet(&program, &flow, options.helpers);
+        let mut v = Verifier::new(&program, options, desc, &flow, &mut masks, &mut demands, moves_packet);
+        explore_all(&mut v)?;
+        if !v.must_repeat() {
+            depth::check(&program, &flow, &v.notes.depth)?;
+            let facts = gather(&program, &v);
+            return Ok(Verified { program, facts });
+        }
+    }
+}
+
+/// The main function with the context, and each global function with what its signature says.
+fn explore_all(v: &mut Verifier<'_>) -> Result<(), Box<Rejection>> {
+    let mut main = State::new(explore::first_frame(v.program, SubprogId(0)));
+    main.set(Reg::R1, Value::pointer(Kind::Ctx));
+    v.explore(SubprogId(0), main)?;
+    for (i, sub) in v.program.subprogs.iter().enumerate().skip(1) {
+        if sub.global && sub.signature.is_some() {
+            let func = SubprogId(i as u32);
+            let entry = global::entry(v, func)?;
+            v.explore(func, entry)?;
+        }
+    }
+    Ok(())
+}
+
+fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
+    let mut facts = Facts {
+        processed: v.processed,
+        peak_states: v.peak_states,
+        changes_packet: v.notes.changes_packet,
+        funcs: v.notes.depth.iter().map(|&d| FuncFacts { stack_depth: d, ..FuncFacts::default() }).collect(),
+        ..Facts::default()
+    };
+    let tail_call = |insn: Option<Insn>| insn == Some(Insn::Call { helper: helper::id::TAIL_CALL });
+    v.notes.finish(&mut facts, |pc| tail_call(program.insns.get(pc)));
+    for (pc, insn) in program.insns.iter().filter(|(pc, _)| facts.insns[pc.index()].reached) {
+        let func = &mut facts.funcs[v.flow.func[pc.index()] as usize];
+        unproven::note_callee_saved(&mut func.callee_saved, cfg::mentioned(&insn));
+        match insn {
+            Insn::Call { .. } if tail_call(Some(insn)) => {
+                func.tail_call = true;
+                facts.has_tail_call = true;
+            }
+            Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
+            Insn::CallSubprog { .. } => func.calls_subprog = true,
+            _ => {}
+        }
+    }
+    facts
 }

@@ -163,3 +163,31 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+/// A refusal before place and path are added to it.
+#[derive(Debug)]
+pub(super) struct Fail {
+    pub rule: Rule,
+    pub message: String,
+    /// Registers that matter, one bit each.
+    pub regs: u16,
+    pub help: Option<&'static str>,
+}
+
+/// The result of one verification step.
+pub(super) type Step<T> = Result<T, Box<Fail>>;
+
+impl Fail {
+    pub fn new(rule: Rule, message: impl Into<String>) -> Box<Fail> {
+        Box::new(Fail { rule, message: message.into(), regs: 0, help: None })
+    }
+    /// Names a register that matters.
+    pub fn with(mut self: Box<Fail>, reg: Reg) -> Box<Fail> {
+        self.regs |= 1 << reg.index();
+        self
+    }
+    pub fn help(mut self: Box<Fail>, text: &'static str) -> Box<Fail> {
+        self.help = Some(text);
+        self
+    }
+}

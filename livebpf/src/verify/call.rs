@@ -1,0 +1,313 @@
+//! Calls: helpers and their contracts, subprograms, tail calls, and returns.
+
+use super::Trust;
+use super::cfg::MAX_FRAMES;
+use super::explore::{To, Verifier, unsupported};
+use super::reject::{Fail, Rule, Step};
+use super::scalar::Scalar;
+use super::state::{Frame, Kind, State, Value};
+use crate::context;
+use crate::helper::{self, Arg, Proto, Ret};
+use crate::insn::{Insn, Pc, Reg, Size};
+use crate::link::{MapId, SubprogId};
+use crate::object::{MapType, ProgType};
+
+/// R1 to R5.
+const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
+/// Licences that may use GPL-only helpers.
+const GPL_COMPATIBLE: [&str; 6] =
+    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"];
+
+fn refuse(reg: Reg, text: String) -> Box<Fail> {
+    Fail::new(Rule::Helper, text).with(reg)
+}
+
+impl Verifier<'_> {
+    /// A call of helper `id`.
+    pub(super) fn helper(&mut self, state: &mut State, pc: Pc, id: u32) -> Step<()> {
+        let Some(proto) = self.options.helpers.get(id) else {
+            return Err(Fail::new(Rule::Helper, format!("invalid func unknown#{id}")));
+        };
+        self.allowed(proto)?;
+        let mut map = None;
+        for (i, (reg, arg)) in ARGS.into_iter().zip(&proto.args).enumerate() {
+            self.argument(state, pc, proto, i, reg, *arg, &mut map)?;
+        }
+        if let Some(map) = map {
+            self.map_allowed(proto, map)?;
+            let index = match state.reg(Reg::R3).num.known32() {
+                Some(index) if id == helper::id::TAIL_CALL && index < self.program.map(map).max_entries => Some(index),
+                _ => None,
+            };
+            if index.is_some() {
+                self.demand(pc, Reg::R3);
+            }
+            self.notes.map(pc, map, index);
+        }
+        self.notes.changes_packet |= proto.changes_packet;
+        if id == helper::id::TAIL_CALL {
+            self.tail_called(state)?;
+        }
+        if proto.changes_packet {
+            state.forget_packet();
+        }
+        state.clobber();
+        let value = match (proto.ret, map) {
+            (Ret::Integer, _) => Value::UNKNOWN,
+            (Ret::Void, _) => Value::UNINIT,
+            (Ret::MapValueOrNull, Some(map)) => {
+                Value { nullable: true, id: self.ids.next(), ..Value::pointer(Kind::MapValue(map)) }
+            }
+            (Ret::MapValueOrNull, None) => return Err(Fail::new(Rule::Helper, "a map value without a map")),
+        };
+        state.set(Reg::R0, value);
+        Ok(())
+    }
+
+    fn allowed(&self, proto: &Proto) -> Step<()> {
+        let of_some_type =
+            |id: u32| (0..64).filter_map(|n| context::describe(ProgType(n))).any(|desc| desc.helpers.contains(&id));
+        if !self.desc.helpers.contains(&proto.id) && of_some_type(proto.id) {
+            let text = format!("program of this type cannot use helper bpf_{}#{}", proto.name, proto.id);
+            return Err(Fail::new(Rule::Helper, text));
+        }
+        if proto.gpl_only && !GPL_COMPATIBLE.contains(&self.program.license.as_str()) {
+            let text = "cannot call GPL-restricted function from non-GPL compatible program";
+            return Err(Fail::new(Rule::Licence, text).help("declare a GPL-compatible licence in section \"license\""));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn argument(
+        &mut self,
+        state: &mut State,
+        pc: Pc,
+        proto: &Proto,
+        i: usize,
+        reg: Reg,
+        arg: Arg,
+        map: &mut Option<MapId>,
+    ) -> Step<()> {
+        let value = self.readable(state, reg)?;
+        let n = reg.number();
+        let expected = |what: &str| refuse(reg, format!("R{n} type={} expected={what}", value.name()));
+        if value.is_packet() && !proto.packet_memory && (arg.has_size() || arg.needs_map()) {
+            return Err(refuse(reg, "helper access to the packet is not allowed".to_owned()));
+        }
+        let map_size = |this: &Self, key: bool| match *map {
+            Some(map) => {
+                let def = this.program.map(map);
+                Ok(u64::from(if key { def.key_size } else { def.value_size }))
+            }
+            None => Err(refuse(reg, "invalid map_ptr to access map".to_owned())),
+        };
+        match arg {
+            Arg::Anything if value.is_pointer() && self.options.trust == Trust::Untrusted => {
+                Err(Fail::new(Rule::Pointer, format!("R{n} leaks addr into helper function")).with(reg))
+            }
+            Arg::Anything => Ok(()),
+            Arg::Scalar if value.is_scalar() => Ok(()),
+            Arg::Scalar => Err(expected("scalar")),
+            Arg::Ctx => match (value.kind, value.fixed_offset()) {
+                (Kind::Ctx, Some(0)) => Ok(()),
+                (Kind::Ctx, _) => {
+                    let text = format!("dereference of modified ctx ptr R{n} off={} disallowed", value.off);
+                    Err(Fail::new(Rule::Context, text).with(reg))
+                }
+                _ => Err(expected("ctx")),
+            },
+            Arg::Map => match value.kind {
+                Kind::Map(id) => {
+                    *map = Some(id);
+                    Ok(())
+                }
+                _ => Err(expected("map_ptr")),
+            },
+            Arg::MapKey => {
+                let size = map_size(self, true)?;
+                self.buffer(state, reg, size, true, false)
+            }
+            Arg::MapValue => {
+                let size = map_size(self, false)?;
+                self.buffer(state, reg, size, true, false)
+            }
+            Arg::MapValueUninit => {
+                let size = map_size(self, false)?;
+                self.buffer(state, reg, size, false, true)
+            }
+            Arg::Mem | Arg::MemOrNull | Arg::MemUninit => {
+                if value.is_scalar() {
+                    self.demand(pc, reg);
+                }
+                let null = arg == Arg::MemOrNull && value.is_null();
+                if value.is_pointer() || null { Ok(()) } else { Err(expected("fp, pkt, pkt_meta, map_value, mem")) }
+            }
+            Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
+        }
+    }
+
+    /// The size in `reg` of the memory in the argument before.
+    fn sized(&mut self, state: &mut State, pc: Pc, proto: &Proto, i: usize, reg: Reg) -> Step<()> {
+        let value = self.readable(state, reg)?;
+        let n = reg.number();
+        if !value.is_scalar() {
+            return Err(refuse(reg, format!("R{n} type={} expected=scalar", value.name())));
+        }
+        self.demand(pc, reg);
+        let r = value.num.r;
+        if r.smin < 0 {
+            let text = format!("R{n} min value is negative, either use unsigned or 'var &= const'");
+            return Err(refuse(reg, text));
+        }
+        if r.umin == 0 && proto.args[i] == Arg::Size {
+            let text = format!("R{n} invalid zero-sized read: u64=[{},{}]", r.umin, r.umax);
+            return Err(refuse(reg, text).help("make sure that the size is at least 1"));
+        }
+        let (memory, kind) = (ARGS[i - 1], proto.args[i - 1]);
+        if kind == Arg::MemOrNull && state.reg(memory).is_null() {
+            return Ok(());
+        }
+        let write = kind == Arg::MemUninit;
+        if write && r.umin != r.umax {
+            // How much is written is not known: what was initialised stays so, nothing else becomes so.
+            return self.buffer(state, memory, r.umax, true, true);
+        }
+        self.buffer(state, memory, r.umax, !write, write)
+    }
+
+    fn map_allowed(&self, proto: &Proto, map: MapId) -> Step<()> {
+        let def = self.program.map(map);
+        let tail_call = proto.id == helper::id::TAIL_CALL;
+        let plain = |t: MapType| {
+            matches!(
+                t,
+                MapType::HASH
+                    | MapType::ARRAY
+                    | MapType::PERCPU_HASH
+                    | MapType::PERCPU_ARRAY
+                    | MapType::LRU_HASH
+                    | MapType::LRU_PERCPU_HASH
+                    | MapType::LPM_TRIE
+            )
+        };
+        if tail_call == (def.map_type == MapType::PROG_ARRAY) && (tail_call || plain(def.map_type)) {
+            return Ok(());
+        }
+        let text = format!("cannot pass map_type {} into func bpf_{}#{}", def.map_type.0, proto.name, proto.id);
+        let rule =
+            if plain(def.map_type) || def.map_type == MapType::PROG_ARRAY { Rule::Helper } else { Rule::Unsupported };
+        let text = if rule == Rule::Unsupported { format!("unsupported: {text}") } else { text };
+        Err(Fail::new(rule, text))
+    }
+
+    /// The other outcome of a tail call: this function ends, with any number as its result.
+    fn tail_called(&mut self, state: &State) -> Step<()> {
+        if state.depth() == 0 {
+            return Ok(());
+        }
+        let mut gone = state.clone();
+        gone.set(Reg::R0, Value::UNKNOWN);
+        gone.forget_packet();
+        let back = pop(&mut gone);
+        self.later(gone, back);
+        Ok(())
+    }
+
+    /// `BPF_LD_ABS` and `BPF_LD_IND`: a packet load that ends the function with 0 where the packet is too short.
+    pub(super) fn legacy_load(&mut self, state: &mut State, insn: &Insn) -> Step<()> {
+        let types = [ProgType::SOCKET_FILTER, ProgType::SCHED_CLS, ProgType::SCHED_ACT];
+        if !types.contains(&self.desc.prog_type) {
+            return Err(Fail::new(Rule::Context, "BPF_LD_[ABS|IND] instructions not allowed for this program type"));
+        }
+        let r6 = self.readable(state, Reg::R6)?;
+        if r6.kind != Kind::Ctx || r6.fixed_offset() != Some(0) {
+            let text = "at the time of BPF_LD_ABS|IND R6 != pointer to skb";
+            return Err(Fail::new(Rule::Context, text).with(Reg::R6));
+        }
+        let size = match *insn {
+            Insn::LoadInd { src, size, .. } => {
+                let index = self.readable(state, src)?;
+                if index.is_pointer() {
+                    let text = format!("R{} pointer used as packet offset", src.number());
+                    return Err(Fail::new(Rule::Pointer, text).with(src));
+                }
+                size
+            }
+            Insn::LoadAbs { size, .. } => size,
+            _ => Size::W,
+        };
+        if state.depth() > 0 {
+            let mut short = state.clone();
+            short.set(Reg::R0, Value::constant(0));
+            let back = pop(&mut short);
+            self.later(short, back);
+        }
+        state.clobber();
+        state.set(Reg::R0, Value::scalar(Scalar::unsigned_bits(size.bits())));
+        Ok(())
+    }
+
+    /// A call of a subprogram: static ones are entered, global ones were verified on their own.
+    pub(super) fn call(&mut self, state: &mut State, pc: Pc, off: i32) -> Step<To> {
+        let Some(func) = pc.jump(off).and_then(|to| self.program.subprog_starting_at(to)) else {
+            return Err(unsupported("unsupported: call into the middle of a function"));
+        };
+        if state.depth() + 1 >= MAX_FRAMES {
+            let text = format!("the call stack of {} frames is too deep", state.depth() + 2);
+            return Err(Fail::new(Rule::Call, text));
+        }
+        let sub = &self.program.subprogs[func.0 as usize];
+        if sub.global && sub.signature.is_some() {
+            self.call_global(state, pc, func)?;
+            return Ok(To::Next(pc.next()));
+        }
+        let mut frame = Frame::new(state.depth() as u8 + 1, func, pc);
+        for reg in ARGS {
+            frame.set(reg, *state.reg(reg));
+        }
+        state.clobber();
+        state.set(Reg::R0, Value::UNINIT);
+        let caller = std::mem::replace(&mut state.cur, frame);
+        state.callers.push(std::rc::Rc::new(caller));
+        Ok(To::Next(sub.start))
+    }
+
+    /// A return.
+    pub(super) fn exit(&mut self, state: &mut State, pc: Pc) -> Step<To> {
+        let value = *state.reg(Reg::R0);
+        if state.depth() > 0 {
+            if value.kind == Kind::Stack(state.depth() as u8) {
+                return Err(Fail::new(Rule::Pointer, "cannot return stack pointer to the caller").with(Reg::R0));
+            }
+            return Ok(To::Next(pop(state)));
+        }
+        let value = self.readable(state, Reg::R0)?;
+        if !value.is_scalar() {
+            let text = format!("R0 leaks addr as return value (R0 is {})", value.name());
+            return Err(Fail::new(Rule::Return, text).with(Reg::R0));
+        }
+        if let (Some((low, high)), SubprogId(0)) = (self.desc.returns, self.root) {
+            self.demand(pc, Reg::R0);
+            let w = value.num.w;
+            if w.umin < low || w.umax > high {
+                let text = format!("At program exit the register R0 has {value} should have been in [{low}, {high}]");
+                return Err(Fail::new(Rule::Return, text).with(Reg::R0));
+            }
+        }
+        Ok(To::End)
+    }
+}
+
+/// Leaves the current frame; gives the place to go on at.
+fn pop(state: &mut State) -> Pc {
+    let Some(caller) = state.callers.pop() else { unreachable!("callers check the depth") };
+    let caller = std::rc::Rc::unwrap_or_clone(caller);
+    let done = std::mem::replace(&mut state.cur, caller);
+    let result = *done.reg(Reg::R0);
+    state.set(Reg::R0, result);
+    // Nothing may point into the frame that is gone.
+    let gone = Kind::Stack(state.depth() as u8 + 1);
+    state.for_each(|v| v.kind == gone, |v| *v = Value::UNINIT);
+    done.call_site.next()
+}

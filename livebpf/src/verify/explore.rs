@@ -1,0 +1,458 @@
+//! The exploration of all paths, depth first, with an explicit list of branches still to follow.
+//!
+//! At places where paths meet, states are stored; a path ends where a completely explored state covers it. A state
+//! that returns unchanged to a place on its own path is an endless loop. Nothing here recurses on the program.
+
+use super::cfg::Flow;
+use super::live::{Mask, Masks};
+use super::notes::{Notes, registers};
+use super::prune::{self, Compare, Mode};
+use super::reject::{Decision, Fail, Rejection, Rule, Step};
+use super::scalar::Scalar;
+use super::state::{Frame, Kind, State, Value};
+use super::{Options, alu, pointer};
+use crate::context::TypeDesc;
+use crate::insn::{EndianOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
+use crate::link::{MapId, Program, SubprogId};
+
+/// Jumps shown in a rejection.
+const SHOWN_PATH: usize = 24;
+/// A state is stored once so many jumps and instructions lie behind the last one.
+const STORE_JUMPS: u64 = 2;
+const STORE_INSNS: u64 = 8;
+const NONE: u32 = u32::MAX;
+
+/// A source of fresh names.
+#[derive(Default)]
+pub(super) struct Ids(u32);
+
+impl Ids {
+    pub fn next(&mut self) -> u32 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// A conditional jump on a path, linked to the one before.
+struct Turn {
+    before: u32,
+    pc: Pc,
+    taken: bool,
+}
+
+/// A stored state in the tree of states: how many paths below it are not finished.
+struct Node {
+    parent: u32,
+    open: u32,
+}
+
+struct Stored {
+    state: State,
+    misses: u32,
+    hits: u32,
+}
+
+/// Where a path goes after an instruction.
+pub(super) enum To {
+    /// On at this place.
+    Next(Pc),
+    /// Nowhere: the path is finished.
+    End,
+}
+
+/// Verification of one program.
+pub(super) struct Verifier<'a> {
+    pub program: &'a Program,
+    pub options: &'a Options<'a>,
+    pub desc: &'static TypeDesc,
+    pub flow: &'a Flow,
+    pub notes: Notes,
+    pub ids: Ids,
+    /// By function: whether calling it leaves packet pointers stale.
+    pub moves_packet: Vec<bool>,
+    /// The function that is verified on its own.
+    pub root: SubprogId,
+    masks: &'a mut Masks,
+    demands: &'a mut Vec<u16>,
+    demands_changed: bool,
+    relied: Vec<(Pc, Mask)>,
+    compare: Compare,
+    stored: Vec<Vec<Stored>>,
+    nodes: Vec<Node>,
+    open: Vec<(State, Pc)>,
+    trail: Vec<Turn>,
+    pub processed: u64,
+    next_refresh: u64,
+    jumps: u64,
+    last_store: (u64, u64),
+    states: u64,
+    pub peak_states: u64,
+}
+
+impl<'a> Verifier<'a> {
+    pub fn new(
+        program: &'a Program,
+        options: &'a Options<'a>,
+        desc: &'static TypeDesc,
+        flow: &'a Flow,
+        masks: &'a mut Masks,
+        demands: &'a mut Vec<u16>,
+        moves_packet: Vec<bool>,
+    ) -> Verifier<'a> {
+        let slots = program.insns.len() as usize;
+        Verifier {
+            program,
+            options,
+            desc,
+            flow,
+            notes: Notes::new(slots, program.subprogs.len()),
+            ids: Ids::default(),
+            moves_packet,
+            root: SubprogId(0),
+            masks,
+            demands,
+            demands_changed: false,
+            relied: Vec::new(),
+            compare: Compare::default(),
+            stored: Vec::new(),
+            nodes: Vec::new(),
+            open: Vec::new(),
+            trail: Vec::new(),
+            processed: 0,
+            next_refresh: 0,
+            jumps: 0,
+            last_store: (0, 0),
+            states: 0,
+            peak_states: 0,
+        }
+    }
+
+    /// Explores everything that can follow from `entry` at the start of `func`.
+    pub fn explore(&mut self, func: SubprogId, entry: State) -> Result<(), Box<Rejection>> {
+        self.root = func;
+        self.stored.clear();
+        self.stored.resize_with(self.program.insns.len() as usize, Vec::new);
+        self.states = 0;
+        self.nodes.clear();
+        self.nodes.push(Node { parent: NONE, open: 1 });
+        self.trail.clear();
+        let start = self.program.subprogs[func.0 as usize].start;
+        self.open.push((State { node: 0, trail: NONE, ..entry }, start));
+        while let Some((mut state, mut pc)) = self.open.pop() {
+            loop {
+                match self.step(&mut state, pc) {
+                    Ok(To::Next(next)) => pc = next,
+                    Ok(To::End) => break,
+                    Err(fail) => return Err(self.reject(&state, pc, *fail)),
+                }
+            }
+            self.finish(state.node);
+        }
+        Ok(())
+    }
+
+    /// Whether some path was ended because of a number that turned out to matter. Then all must be explored again.
+    pub fn must_repeat(&mut self) -> bool {
+        if !self.demands_changed || self.relied.is_empty() {
+            return false;
+        }
+        self.masks.refresh(self.program, self.flow, self.demands);
+        self.relied.iter().any(|(pc, mask)| {
+            let precise = self.masks.precise[pc.index()];
+            precise.regs & mask.regs != 0 || precise.slots & mask.slots != 0
+        })
+    }
+
+    /// The number in `reg` matters just before `pc`.
+    pub fn demand(&mut self, pc: Pc, reg: Reg) {
+        let mask = &mut self.demands[pc.index()];
+        if *mask & (1 << reg.index()) == 0 {
+            *mask |= 1 << reg.index();
+            self.demands_changed = true;
+            self.next_refresh = self.next_refresh.min(self.processed + 64 + u64::from(self.program.insns.len()) / 4);
+        }
+    }
+
+    /// A path is finished: so are the stored states on it, as far as nothing else is open below them.
+    fn finish(&mut self, mut node: u32) {
+        while node != NONE {
+            let entry = &mut self.nodes[node as usize];
+            entry.open -= 1;
+            if entry.open > 0 {
+                break;
+            }
+            node = entry.parent;
+        }
+    }
+
+    /// Another branch of the path that `state` is on, to be followed later.
+    pub fn later(&mut self, state: State, pc: Pc) {
+        self.nodes[state.node as usize].open += 1;
+        self.open.push((state, pc));
+    }
+
+    fn step(&mut self, state: &mut State, pc: Pc) -> Step<To> {
+        if self.flow.join[pc.index()] && self.covered(state, pc)? {
+            return Ok(To::End);
+        }
+        self.processed += 1;
+        if self.processed > self.options.limit {
+            let text = format!("BPF program is too large. Processed {} insn", self.processed);
+            return Err(Fail::new(Rule::Termination, text).help("shorten loops, or give them a smaller constant bound"));
+        }
+        self.notes.reach(pc);
+        let Some(insn) = self.program.insns.get(pc) else { unreachable!("control flow was checked") };
+        let after = Pc(pc.0 + insn.slots());
+        match insn {
+            Insn::Alu { .. } | Insn::Neg { .. } | Insn::Mov { .. } | Insn::MovSx { .. } | Insn::Endian { .. } => {
+                self.arithmetic(state, pc, &insn)?;
+            }
+            Insn::LoadImm64 { dst, value } => {
+                let value = self.immediate(value)?;
+                state.set(dst, value);
+            }
+            Insn::Load { .. } | Insn::LoadSx { .. } | Insn::LoadAcquire { .. } => self.load(state, pc, &insn)?,
+            Insn::Store { .. } | Insn::StoreRelease { .. } => self.store(state, pc, &insn)?,
+            Insn::Atomic { .. } => self.atomic(state, pc, &insn)?,
+            Insn::LoadAbs { .. } | Insn::LoadInd { .. } => self.legacy_load(state, &insn)?,
+            Insn::Ja { .. } | Insn::JaL { .. } => {
+                self.jumps += 1;
+                let target = insn.jump_target(pc);
+                return Ok(To::Next(target.unwrap_or(after)));
+            }
+            Insn::Jmp { .. } => return self.jump(state, pc, &insn),
+            Insn::Call { helper } => self.helper(state, pc, helper)?,
+            Insn::CallSubprog { off } => {
+                self.jumps += 1;
+                return self.call(state, pc, off);
+            }
+            Insn::Exit => {
+                self.jumps += 1;
+                return self.exit(state, pc);
+            }
+            Insn::MayGoto { .. } => return Err(unsupported("unsupported: may_goto")),
+            Insn::CallKfunc { btf_id, .. } => {
+                return Err(unsupported(&format!("unsupported: call of kernel function #{btf_id}")));
+            }
+            Insn::CallX { reg } => {
+                return Err(unsupported(&format!("unsupported: call through register R{}", reg.number())));
+            }
+        }
+        // A tail call or a legacy load of the outermost frame may have ended the path; both fall through as well.
+        Ok(To::Next(after))
+    }
+
+    fn jump(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<To> {
+        self.jumps += 1;
+        let sides = self.branch(state, pc, insn)?;
+        let target = insn.jump_target(pc).unwrap_or(pc.next());
+        let mut turn = |trail: u32, taken: bool| {
+            self.trail.push(Turn { before: trail, pc, taken });
+            self.notes.branch(pc, taken);
+            self.trail.len() as u32 - 1
+        };
+        match (sides.taken, sides.fall) {
+            (Some(mut taken), fall) => {
+                taken.trail = turn(state.trail, true);
+                if !fall {
+                    *state = taken;
+                    return Ok(To::Next(target));
+                }
+                state.trail = turn(state.trail, false);
+                self.later(taken, target);
+                Ok(To::Next(pc.next()))
+            }
+            (None, true) => {
+                state.trail = turn(state.trail, false);
+                Ok(To::Next(pc.next()))
+            }
+            (None, false) => Ok(To::End),
+        }
+    }
+
+    /// Ends a path that an explored state covers, and stores the state otherwise.
+    fn covered(&mut self, state: &mut State, pc: Pc) -> Step<bool> {
+        if self.demands_changed && self.processed >= self.next_refresh {
+            self.masks.refresh(self.program, self.flow, self.demands);
+            self.next_refresh = u64::MAX;
+        }
+        let mut list = std::mem::take(&mut self.stored[pc.index()]);
+        let mut found = false;
+        let mut i = 0;
+        while i < list.len() {
+            let entry = &mut list[i];
+            if self.nodes[entry.state.node as usize].open > 0 {
+                if self.compare.states(&entry.state, state, pc, self.masks, Mode::Same) {
+                    return Err(Fail::new(Rule::Termination, format!("infinite loop detected at insn {pc}"))
+                        .help("nothing that the loop's condition depends on changes"));
+                }
+            } else if self.compare.states(&entry.state, state, pc, self.masks, Mode::Covers) {
+                self.relied.append(&mut self.compare.relied);
+                entry.hits += 1;
+                found = true;
+                break;
+            }
+            entry.misses += 1;
+            if entry.misses > 16 + 4 * entry.hits && list.len() > 32 {
+                list.swap_remove(i);
+                self.states -= 1;
+            } else {
+                i += 1;
+            }
+        }
+        if self.relied.len() > 4096 {
+            self.relied.sort_unstable_by_key(|(pc, _)| *pc);
+            self.relied.dedup_by(|b, a| {
+                let same = a.0 == b.0;
+                if same {
+                    a.1.regs |= b.1.regs;
+                    a.1.slots |= b.1.slots;
+                }
+                same
+            });
+        }
+        let (jumps, insns) = self.last_store;
+        if !found && self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS {
+            self.last_store = (self.jumps, self.processed);
+            self.nodes.push(Node { parent: state.node, open: 1 });
+            state.node = self.nodes.len() as u32 - 1;
+            let mut copy = state.clone();
+            prune::clean(&mut copy, pc, self.masks);
+            list.push(Stored { state: copy, misses: 0, hits: 0 });
+            self.states += 1;
+            self.peak_states = self.peak_states.max(self.states);
+        }
+        self.stored[pc.index()] = list;
+        Ok(found)
+    }
+
+    /// The value of a register, which must be initialised.
+    pub fn readable(&self, state: &State, reg: Reg) -> Step<Value> {
+        let value = *state.reg(reg);
+        match value.kind {
+            Kind::Uninit => Err(Fail::new(Rule::Uninitialised, format!("R{} !read_ok", reg.number())).with(reg)),
+            _ => Ok(value),
+        }
+    }
+    pub fn operand(&self, state: &State, src: Src) -> Step<Value> {
+        match src {
+            Src::Reg(reg) => self.readable(state, reg),
+            Src::Imm(imm) => Ok(Value::constant(i64::from(imm) as u64)),
+        }
+    }
+
+    fn immediate(&mut self, value: Imm64) -> Step<Value> {
+        match value {
+            Imm64::Const(x) => Ok(Value::constant(x)),
+            Imm64::MapIdx(idx) => Ok(Value::pointer(Kind::Map(MapId(idx as u32)))),
+            Imm64::MapIdxValue { idx, off } => self.direct_value(MapId(idx as u32), off),
+            Imm64::Func { .. } => Err(unsupported("unsupported: address of a function")),
+            Imm64::MapFd(_) | Imm64::MapFdValue { .. } | Imm64::BtfId { .. } => {
+                Err(unsupported("unsupported: 64-bit immediate of this kind"))
+            }
+        }
+    }
+
+    fn arithmetic(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
+        let (dst, value) = match *insn {
+            Insn::Mov { width, dst, src } => (dst, self.copy(state, width, src)?),
+            Insn::MovSx { width, from, dst, src } => {
+                let value = self.readable(state, src)?;
+                if value.is_pointer() {
+                    let text = format!("R{} sign-extension part of pointer", src.number());
+                    return Err(Fail::new(Rule::Pointer, text).with(src));
+                }
+                let num = value.num.sign_extend(from.bits());
+                (dst, Value::scalar(if width == Width::W32 { num.truncate(32) } else { num }))
+            }
+            Insn::Neg { width, dst } => {
+                let value = self.readable(state, dst)?;
+                (dst, if value.is_scalar() { Value::scalar(alu::negate(width, &value.num)) } else { Value::UNKNOWN })
+            }
+            Insn::Endian { op, size, dst } => {
+                let value = self.readable(state, dst)?;
+                (dst, if value.is_scalar() { Value::scalar(endian(op, size, &value.num)) } else { Value::UNKNOWN })
+            }
+            Insn::Alu { op, width, dst, src } => {
+                let (a, b) = (self.readable(state, dst)?, self.operand(state, src)?);
+                if a.is_scalar() && b.is_scalar() {
+                    let same = src == Src::Reg(dst);
+                    let zero = same && matches!(op, crate::insn::AluOp::Sub | crate::insn::AluOp::Xor);
+                    let num = if zero { Scalar::constant(0) } else { alu::binary(op, width, &a.num, &b.num) };
+                    (dst, Value::scalar(num))
+                } else {
+                    for (reg, value) in [(Src::Reg(dst), &a), (src, &b)] {
+                        if let (Src::Reg(reg), true) = (reg, value.is_scalar()) {
+                            self.demand(pc, reg);
+                        }
+                    }
+                    (dst, pointer::arithmetic(op, width, dst, &a, &b, || self.ids.next())?)
+                }
+            }
+            _ => unreachable!("callers pass arithmetic"),
+        };
+        state.set(dst, value);
+        Ok(())
+    }
+
+    /// A move; numbers that are not known exactly stay linked to their source.
+    fn copy(&mut self, state: &mut State, width: Width, src: Src) -> Step<Value> {
+        let value = self.operand(state, src)?;
+        match width {
+            Width::W64 if value.is_scalar() => self.linked(state, src),
+            Width::W64 => Ok(value),
+            Width::W32 if value.is_pointer() => Ok(Value::scalar(Scalar::unsigned_bits(32))),
+            Width::W32 if value.num.fits_u32() => self.linked(state, src),
+            Width::W32 => Ok(Value::scalar(value.num.truncate(32))),
+        }
+    }
+
+    fn linked(&mut self, state: &mut State, src: Src) -> Step<Value> {
+        if let Src::Reg(reg) = src {
+            let value = &mut state.cur.regs[reg.index()];
+            if value.id == 0 && value.num.known().is_none() {
+                value.id = self.ids.next();
+            }
+            return Ok(*value);
+        }
+        self.operand(state, src)
+    }
+
+    /// Adds place, path and registers to a refusal.
+    fn reject(&self, state: &State, pc: Pc, fail: Fail) -> Box<Rejection> {
+        let mut out = Rejection::new(self.program, pc, fail.rule, fail.message);
+        out.suggestion = fail.help.map(str::to_owned);
+        out.registers = registers(fail.regs).map(|r| (r, state.reg(r).to_string())).collect();
+        let mut at = state.trail;
+        let mut count = 0;
+        while at != NONE {
+            let turn = &self.trail[at as usize];
+            if count < SHOWN_PATH {
+                let line = self.program.line_at(turn.pc).cloned();
+                out.path.push(Decision { pc: turn.pc, taken: turn.taken, line });
+            }
+            count += 1;
+            at = turn.before;
+        }
+        out.path.reverse();
+        out.path_omitted = count - out.path.len();
+        out
+    }
+}
+
+/// Something this verifier does not know.
+pub(super) fn unsupported(message: &str) -> Box<Fail> {
+    Fail::new(Rule::Unsupported, message)
+}
+
+fn endian(op: EndianOp, size: Size, num: &Scalar) -> Scalar {
+    match op {
+        EndianOp::ToLe => num.truncate(size.bits()),
+        EndianOp::ToBe | EndianOp::Swap => num.swap_bytes(size),
+    }
+}
+
+/// The first frame of a path through `func`.
+pub(super) fn first_frame(program: &Program, func: SubprogId) -> Frame {
+    Frame::new(0, func, program.subprogs[func.0 as usize].start)
+}

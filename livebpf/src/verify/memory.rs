@@ -1,0 +1,366 @@
+//! Loads, stores and atomics: what a pointer allows, and what is read.
+
+use super::explore::Verifier;
+use super::reject::{Fail, Rule, Step};
+use super::scalar::Scalar;
+use super::stack::{self, Span};
+use super::state::{Kind, State, Value};
+use super::{Trust, alu};
+use crate::context::FieldKind;
+use crate::insn::{AluOp, AtomicOp, Insn, Pc, Reg, Size, Src, Width};
+use crate::link::MapId;
+use crate::object::{MapInit, MapType};
+
+/// `BPF_F_RDONLY_PROG`
+const RDONLY_PROG: u32 = 1 << 7;
+/// `BPF_F_WRONLY_PROG`
+const WRONLY_PROG: u32 = 1 << 8;
+/// Sizes and offsets of helper memory stay below this.
+const MAX_SIZE: u64 = 1 << 29;
+
+/// Where an allowed access goes.
+pub(super) enum Place {
+    /// A context field.
+    Context(FieldKind),
+    /// The stack.
+    Stack(Span),
+    /// Packet, map value, or a memory argument.
+    Memory,
+}
+
+/// What is done to memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access {
+    pub write: bool,
+    /// Must be aligned wherever it goes.
+    pub strict: bool,
+    pub size: Size,
+}
+
+fn invalid(reg: Reg, text: String) -> Box<Fail> {
+    Fail::new(Rule::Memory, text).with(reg)
+}
+
+impl Verifier<'_> {
+    /// Checks an access at `off` from `reg`.
+    fn place(&mut self, state: &State, pc: Pc, reg: Reg, off: i16, access: Access) -> Step<Place> {
+        let base = self.readable(state, reg)?;
+        let (n, off, bytes) = (reg.number(), i64::from(off), access.size.bytes());
+        if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_)) {
+            let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
+            let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
+            fail.help = help;
+            return Err(fail);
+        }
+        if access.strict || matches!(base.kind, Kind::Stack(_)) {
+            let total =
+                alu::binary(AluOp::Add, Width::W64, &base.num, &Scalar::constant((i64::from(base.off) + off) as u64));
+            if total.bits.umax() & u64::from(bytes - 1) != 0 {
+                let kind = if matches!(base.kind, Kind::Stack(_)) { "stack" } else { "value" };
+                let text = format!("misaligned {kind} access off {}+{off} size {bytes}", base.off);
+                return Err(invalid(reg, text));
+            }
+        }
+        match base.kind {
+            Kind::Ctx => self.context_field(pc, reg, &base, off, access),
+            Kind::Stack(_) => {
+                self.notes.access(pc, None)?;
+                let span = stack::span(reg, &base, off, bytes, access.write)?;
+                self.deepen(state, &span);
+                Ok(Place::Stack(span))
+            }
+            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
+                self.notes.access(pc, None)?;
+                self.region(reg, &base, off, bytes, access.write)?;
+                Ok(Place::Memory)
+            }
+            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) => unreachable!("refused above"),
+        }
+    }
+
+    /// Notes that stack down to the span's start is used.
+    pub(super) fn deepen(&mut self, state: &State, span: &Span) {
+        let func = state.frame(span.frame).func.0 as usize;
+        self.notes.stack(func, span.min.min(0));
+    }
+
+    fn context_field(&mut self, pc: Pc, reg: Reg, base: &Value, off: i64, access: Access) -> Step<Place> {
+        let (n, bytes) = (reg.number(), access.size.bytes());
+        match base.fixed_offset() {
+            Some(0) => {}
+            Some(fixed) => {
+                let text = format!("dereference of modified ctx ptr R{n} off={fixed} disallowed");
+                return Err(Fail::new(Rule::Context, text).with(reg));
+            }
+            None => {
+                let text = format!("variable ctx access var_off not allowed in R{n}");
+                return Err(Fail::new(Rule::Context, text).with(reg));
+            }
+        }
+        let found = u32::try_from(off).ok().and_then(|off| self.desc.context.access(off, access.size, access.write));
+        let Some((field, record)) = found else {
+            let text = format!("invalid bpf_context access off={off} size={bytes}");
+            return Err(Fail::new(Rule::Context, text).with(reg));
+        };
+        self.notes.access(pc, Some(record))?;
+        Ok(Place::Context(field.kind))
+    }
+
+    /// Checks `size` bytes at `off` from a pointer into packet, map value or memory argument.
+    pub(super) fn region(&mut self, reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
+        match base.kind {
+            Kind::Packet | Kind::PacketMeta => self.packet(reg, base, off, size, write),
+            Kind::MapValue(map) => self.map_value(reg, map, base, off, size, write),
+            Kind::Mem(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
+            _ => Err(invalid(reg, format!("R{} invalid mem access '{}'", reg.number(), base.name()))),
+        }
+    }
+
+    fn packet(&mut self, reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
+        if write && !self.desc.packet_write {
+            let text = format!("cannot write into packet: R{} points into it", reg.number());
+            return Err(invalid(reg, text));
+        }
+        self.notes.changes_packet |= write;
+        if base.num.r.smin < 0 {
+            return Err(negative(reg));
+        }
+        let first = i64::from(base.off) + off;
+        if first < 0 || first + i64::from(size) > i64::from(base.range) {
+            let text = format!(
+                "invalid access to packet, off={first} size={size}, R{n}(id={},off={},r={})\nR{n} offset is outside of the packet",
+                base.id,
+                base.off,
+                base.range,
+                n = reg.number()
+            );
+            return Err(invalid(reg, text).help("compare the end of what is accessed with data_end first"));
+        }
+        Ok(())
+    }
+
+    fn map_value(&mut self, reg: Reg, map: MapId, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
+        let def = self.program.map(map);
+        let refused =
+            if write { def.frozen || def.map_flags & RDONLY_PROG != 0 } else { def.map_flags & WRONLY_PROG != 0 };
+        if refused {
+            let what = if write { "write into" } else { "read from" };
+            let text = format!("{what} map forbidden, value_size={} off={off} size={size}", def.value_size);
+            return Err(invalid(reg, text));
+        }
+        bounded(reg, base, off, size, def.value_size, "map value, value_size")
+    }
+
+    /// `dst = *(base + off)`.
+    pub(super) fn load(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
+        let (size, dst, base, off, signed, strict) = match *insn {
+            Insn::Load { size, dst, base, off } => (size, dst, base, off, false, false),
+            Insn::LoadSx { size, dst, base, off } => (size, dst, base, off, true, false),
+            Insn::LoadAcquire { size, dst, base, off } => (size, dst, base, off, false, true),
+            _ => unreachable!("callers pass loads"),
+        };
+        if strict {
+            self.atomic_base(state, base, "load_acquire")?;
+        }
+        let place = self.place(state, pc, base, off, Access { write: false, strict, size })?;
+        let value = match place {
+            Place::Context(FieldKind::Scalar) => Value::scalar(Scalar::unsigned_bits(size.bits())),
+            Place::Context(kind) => {
+                if signed {
+                    let text = format!("invalid bpf_context access off={off} size={}", size.bytes());
+                    return Err(Fail::new(Rule::Context, text).with(base));
+                }
+                Value::pointer(match kind {
+                    FieldKind::PacketEnd => Kind::PacketEnd,
+                    FieldKind::PacketMeta => Kind::PacketMeta,
+                    FieldKind::PacketData | FieldKind::Scalar => Kind::Packet,
+                })
+            }
+            Place::Stack(span) => stack::read(state, span, size).map_err(|f| f.with(base))?,
+            Place::Memory => match self.constant_data(state.reg(base), off, size) {
+                Some(x) => Value::constant(x),
+                None => Value::scalar(Scalar::unsigned_bits(size.bits())),
+            },
+        };
+        let value = match signed {
+            true if value.is_scalar() => Value::scalar(value.num.sign_extend(size.bits())),
+            true => Value::UNKNOWN,
+            false => value,
+        };
+        state.set(dst, value);
+        Ok(())
+    }
+
+    /// The bytes of frozen global data, which are known.
+    fn constant_data(&self, base: &Value, off: i16, size: Size) -> Option<u64> {
+        let Kind::MapValue(map) = base.kind else { return None };
+        let def = self.program.map(map);
+        let (true, MapInit::Data(data), 1) = (def.frozen, &def.init, def.max_entries) else { return None };
+        let start = usize::try_from(base.fixed_offset()? + i64::from(off)).ok()?;
+        let bytes = data.get(start..start + size.bytes() as usize)?;
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        Some(u64::from_le_bytes(word))
+    }
+
+    /// `*(base + off) = src`.
+    pub(super) fn store(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
+        let (size, base, off, src, strict) = match *insn {
+            Insn::Store { size, base, off, src } => (size, base, off, src, false),
+            Insn::StoreRelease { size, base, off, src } => (size, base, off, Src::Reg(src), true),
+            _ => unreachable!("callers pass stores"),
+        };
+        let mut value = self.operand(state, src)?;
+        if strict {
+            self.atomic_base(state, base, "store_release")?;
+        }
+        let place = self.place(state, pc, base, off, Access { write: true, strict, size })?;
+        match place {
+            Place::Context(_) | Place::Memory if value.is_pointer() => {
+                let context = matches!(place, Place::Context(_));
+                if context || self.options.trust == Trust::Untrusted {
+                    let Src::Reg(reg) = src else { unreachable!("an immediate is a number") };
+                    let into = state.reg(base).name();
+                    let text = format!("R{} leaks addr into {into}", reg.number());
+                    return Err(Fail::new(Rule::Pointer, text).with(reg).with(base));
+                }
+            }
+            Place::Context(_) | Place::Memory => {}
+            Place::Stack(span) => {
+                let before = value.id;
+                stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
+                if let (Src::Reg(reg), true) = (src, value.id != before) {
+                    state.cur.regs[reg.index()].id = value.id;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn atomic_base(&self, state: &State, base: Reg, what: &str) -> Step<()> {
+        let value = self.readable(state, base)?;
+        match value.kind {
+            Kind::Ctx | Kind::Packet | Kind::PacketMeta | Kind::PacketEnd => {
+                let text = format!("BPF_ATOMIC {what} R{} {} is not allowed", base.number(), value.name());
+                Err(invalid(base, text))
+            }
+            Kind::Uninit | Kind::Scalar | Kind::Stack(_) | Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_) => Ok(()),
+        }
+    }
+
+    /// A read-modify-write.
+    pub(super) fn atomic(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
+        let Insn::Atomic { op, width, base, off, src } = *insn else { unreachable!("callers pass atomics") };
+        let value = self.readable(state, src)?;
+        let number = |v: Value, reg: Reg| match v.is_pointer() {
+            true => Err(Fail::new(Rule::Pointer, format!("R{} leaks addr into mem", reg.number())).with(reg)),
+            false => Ok(()),
+        };
+        number(value, src)?;
+        if op == AtomicOp::Cmpxchg {
+            number(self.readable(state, Reg::R0)?, Reg::R0)?;
+        }
+        self.atomic_base(state, base, "stores into")?;
+        let size = if width == Width::W64 { Size::DW } else { Size::W };
+        self.place(state, pc, base, off, Access { write: false, strict: true, size })?;
+        let place = self.place(state, pc, base, off, Access { write: true, strict: true, size })?;
+        if let Place::Stack(span) = place {
+            let old = stack::read(state, span, size).map_err(|f| f.with(base))?;
+            number(old, base)?;
+            stack::overwrite(state, span);
+        }
+        if let Some(dst) = super::cfg::written(insn) {
+            state.set(dst, Value::scalar(Scalar::unsigned_bits(size.bits())));
+        }
+        Ok(())
+    }
+
+    /// Memory that a helper or global function reads (`read`) and writes (`write`), `size` bytes of it at most.
+    pub(super) fn buffer(&mut self, state: &mut State, reg: Reg, size: u64, read: bool, write: bool) -> Step<()> {
+        let base = self.readable(state, reg)?;
+        let n = reg.number();
+        if size >= MAX_SIZE {
+            let text = format!("R{n} unbounded memory access, use 'var &= const' or 'if (var < const)'");
+            return Err(invalid(reg, text));
+        }
+        let size = size as u32;
+        if base.nullable {
+            let text = format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name());
+            return Err(invalid(reg, text).help("compare the pointer with NULL before using it"));
+        }
+        match base.kind {
+            Kind::Stack(_) if size == 0 => Ok(()),
+            Kind::Stack(_) => {
+                let span = stack::span(reg, &base, 0, size, write)?;
+                self.deepen(state, &span);
+                if read {
+                    let pointers = self.options.trust == Trust::Trusted;
+                    stack::readable(state.frame(span.frame), span, pointers).map_err(|f| f.with(reg))?;
+                }
+                if write {
+                    stack::overwrite(state, span);
+                }
+                Ok(())
+            }
+            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
+                if read {
+                    self.region(reg, &base, 0, size, false)?;
+                }
+                if write {
+                    self.region(reg, &base, 0, size, true)?;
+                }
+                Ok(())
+            }
+            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Map(_) => {
+                Err(invalid(reg, format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name())))
+            }
+        }
+    }
+
+    /// A pointer to a map's value that the program names by an immediate.
+    pub(super) fn direct_value(&self, map: MapId, off: u32) -> Step<Value> {
+        let def = self.program.map(map);
+        if def.map_type != MapType::ARRAY || def.max_entries != 1 {
+            let text = format!("map {} of type {} has no direct value access", def.name, def.map_type);
+            return Err(Fail::new(Rule::Memory, text));
+        }
+        if off >= def.value_size || off >= 1 << 29 {
+            let text = format!("invalid access to map value pointer, value_size={} off={off}", def.value_size);
+            return Err(Fail::new(Rule::Memory, text));
+        }
+        Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
+    }
+}
+
+fn negative(reg: Reg) -> Box<Fail> {
+    let text =
+        format!("R{} min value is negative, either use unsigned index or do a if (index >=0) check.", reg.number());
+    invalid(reg, text).help("compare the index with 0, or make it unsigned")
+}
+
+/// Checks `size` bytes at `base + off` against a region of `limit` bytes.
+fn bounded(reg: Reg, base: &Value, off: i64, size: u32, limit: u32, what: &str) -> Step<()> {
+    let n = reg.number();
+    let fixed = i64::from(base.off) + off;
+    let outside = |first: i64, note: &str| {
+        let text = format!("invalid access to {what}={limit} off={first} size={size}{note}");
+        Err(invalid(reg, text).help("bound the index by the size of what is accessed"))
+    };
+    let (limit, size) = (i64::from(limit), i64::from(size));
+    if base.num.known().is_none() && base.num.r.smin < 0 && fixed.saturating_add(base.num.r.smin) < 0 {
+        return Err(negative(reg));
+    }
+    let first = fixed.saturating_add(base.num.r.smin);
+    if first < 0 || first + size > limit {
+        return outside(first, &format!("\nR{n} min value is outside of the allowed memory range"));
+    }
+    if base.num.r.umax >= MAX_SIZE {
+        let text = format!("R{n} unbounded memory access, make sure to bounds check any such access");
+        return Err(invalid(reg, text).help("bound the index by the size of what is accessed"));
+    }
+    let last = fixed + base.num.r.umax as i64;
+    if last + size > limit {
+        return outside(last, &format!("\nR{n} max value is outside of the allowed memory range"));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Facts as they are gathered along the paths, joined by instruction.
+//!
+//! A fact is joined from every state that is visited; a state that is pruned is covered by one that was visited,
+//! so every fact holds on all paths.
+
+use super::facts::{Facts, InsnFacts, TailCall};
+use super::reject::{Fail, Rule, Step};
+use crate::context::RecordAccess;
+use crate::insn::{Pc, Reg};
+use crate::link::MapId;
+
+/// What kind of pointer a memory instruction used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    None,
+    Context,
+    Other,
+}
+
+/// How a helper's map argument looked so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen<T> {
+    Never,
+    Only(T),
+    Several,
+}
+
+impl<T: PartialEq + Copy> Seen<T> {
+    fn join(&mut self, x: T) {
+        *self = match *self {
+            Seen::Never => Seen::Only(x),
+            Seen::Only(y) if x == y => Seen::Only(x),
+            Seen::Only(_) | Seen::Several => Seen::Several,
+        };
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Note {
+    reached: bool,
+    taken: bool,
+    fallen: bool,
+    base: Base,
+    record: Option<RecordAccess>,
+    map: Seen<MapId>,
+    index: Seen<Option<u32>>,
+}
+
+const BLANK: Note = Note {
+    reached: false,
+    taken: false,
+    fallen: false,
+    base: Base::None,
+    record: None,
+    map: Seen::Never,
+    index: Seen::Never,
+};
+
+/// Facts under construction.
+pub(super) struct Notes {
+    insns: Vec<Note>,
+    pub depth: Vec<u32>,
+    pub changes_packet: bool,
+}
+
+impl Notes {
+    pub fn new(slots: usize, funcs: usize) -> Notes {
+        Notes { insns: vec![BLANK; slots], depth: vec![0; funcs], changes_packet: false }
+    }
+    pub fn reach(&mut self, pc: Pc) {
+        self.insns[pc.index()].reached = true;
+    }
+    /// A conditional jump can go this way.
+    pub fn branch(&mut self, pc: Pc, taken: bool) {
+        let note = &mut self.insns[pc.index()];
+        note.taken |= taken;
+        note.fallen |= !taken;
+    }
+    /// A memory access through the context (with its place in the record), or through anything else.
+    pub fn access(&mut self, pc: Pc, record: Option<RecordAccess>) -> Step<()> {
+        let note = &mut self.insns[pc.index()];
+        let base = if record.is_some() { Base::Context } else { Base::Other };
+        if note.base != Base::None && (note.base, note.record) != (base, record) {
+            return Err(Fail::new(Rule::Context, "same insn cannot be used with different pointers"));
+        }
+        (note.base, note.record) = (base, record);
+        Ok(())
+    }
+    /// A helper call with a map argument, and the constant index of a tail call.
+    pub fn map(&mut self, pc: Pc, map: MapId, index: Option<u32>) {
+        let note = &mut self.insns[pc.index()];
+        note.map.join(map);
+        note.index.join(index);
+    }
+    /// Stack of `func` is used down to `off` (negative) bytes below its frame pointer.
+    pub fn stack(&mut self, func: usize, off: i64) {
+        self.depth[func] = self.depth[func].max(off.unsigned_abs() as u32);
+    }
+
+    /// The facts about each instruction.
+    pub fn finish(&self, facts: &mut Facts, is_tail_call: impl Fn(Pc) -> bool) {
+        facts.insns = Vec::with_capacity(self.insns.len());
+        for (i, note) in self.insns.iter().enumerate() {
+            let map = match note.map {
+                Seen::Only(map) => Some(map),
+                Seen::Never | Seen::Several => None,
+            };
+            let always = match (note.taken, note.fallen) {
+                (true, false) => Some(true),
+                (false, true) => Some(false),
+                (true, true) | (false, false) => None,
+            };
+            let mut fact = InsnFacts { reached: note.reached, record: note.record, map, tail_call: None, always };
+            if note.reached && is_tail_call(Pc(i as u32)) {
+                fact.map = None;
+                fact.tail_call = Some(match (map, note.index) {
+                    (Some(map), Seen::Only(Some(index))) => TailCall::Direct { map, index },
+                    (Some(map), _) => TailCall::Indirect { map },
+                    (None, _) => TailCall::Dynamic,
+                });
+            }
+            facts.insns.push(fact);
+        }
+    }
+}
+
+/// The registers of `mask`.
+pub(super) fn registers(mask: u16) -> impl Iterator<Item = Reg> {
+    Reg::ALL.into_iter().filter(move |r| mask & (1 << r.index()) != 0)
+}

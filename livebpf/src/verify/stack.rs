@@ -1,0 +1,223 @@
+//! Reads and writes of stack bytes: spills, fills, and plain memory.
+//!
+//! Offsets are bytes from the frame pointer, negative. Uninitialised bytes are never read, and a spilled pointer
+//! comes back only as a whole.
+
+use super::MAX_STACK;
+use super::reject::{Fail, Rule, Step};
+use super::scalar::Scalar;
+use super::state::{Byte, Frame, Kind, Slot, State, Value};
+use crate::insn::{Reg, Size};
+
+/// Where byte `off` lies: slot and byte in it (0 is the lowest address).
+fn place(off: i64) -> (usize, usize) {
+    let below = (-off - 1) as usize;
+    (below / 8, 7 - below % 8)
+}
+
+/// A stack access with a known frame and bounds of its offset.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub frame: usize,
+    /// First byte, at the least and at the most.
+    pub min: i64,
+    pub max: i64,
+    pub size: u32,
+}
+
+impl Span {
+    fn exact(&self) -> bool {
+        self.min == self.max
+    }
+}
+
+/// Checks that `size` bytes at `off` from pointer `base` lie within its frame.
+pub(super) fn span(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<Span> {
+    let Kind::Stack(frame) = base.kind else { unreachable!("callers pass stack pointers") };
+    let what = if write { "write to" } else { "read from" };
+    let fixed = i64::from(base.off) + off;
+    let outside = |text: String| Err(Fail::new(Rule::Memory, text).with(reg));
+    if base.num.known().is_none() && (base.num.r.smin <= -(1 << 29) || base.num.r.smax >= 1 << 29) {
+        let text = format!("invalid unbounded variable-offset {what} stack R{}", reg.number());
+        return Err(Fail::new(Rule::Memory, text).with(reg).help("bound the index on both sides before using it"));
+    }
+    let (min, max) = (fixed.saturating_add(base.num.r.smin), fixed.saturating_add(base.num.r.smax));
+    if min < -i64::from(MAX_STACK) || max.saturating_add(size.into()) > 0 {
+        return outside(match base.num.known() {
+            Some(_) => format!("invalid {what} stack R{} off={min} size={size}", reg.number()),
+            None => format!("invalid variable-offset {what} stack R{} var_off off={fixed} size={size}", reg.number()),
+        });
+    }
+    Ok(Span { frame: frame.into(), min, max, size })
+}
+
+/// Writes the low `span.size` bytes of `value`; a number that is spilled whole gets an id, so that it stays linked.
+pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: impl FnOnce() -> u32) -> Step<()> {
+    let frame = state.frame_mut(span.frame);
+    if !span.exact() {
+        weaken(frame, span, value.is_null());
+        return Ok(());
+    }
+    let (slot, low) = place(span.min);
+    let slot = frame.slot_mut(slot);
+    let size = span.size as usize;
+    if value.is_pointer() || (size == 8 && value.kind != Kind::Uninit) || (low == 0 && value.is_scalar()) {
+        if value.is_pointer() && size != 8 {
+            return Err(Fail::new(Rule::Memory, "invalid size of register spill"));
+        }
+        slot.scrub();
+        if value.is_scalar() && value.num.known().is_none() && value.id == 0 && size == 8 {
+            value.id = new_id();
+        }
+        let fits = span.size == 8 || value.num.r.umax >> (8 * span.size) == 0;
+        let num = if value.is_scalar() { value.num.truncate(8 * span.size) } else { value.num };
+        slot.spill = Value { num, id: if fits { value.id } else { 0 }, ..*value };
+        slot.bytes[..size].fill(Byte::Spill);
+        return Ok(());
+    }
+    slot.scrub();
+    let byte = if value.is_null() { Byte::Zero } else { Byte::Misc };
+    slot.bytes[low..low + size].fill(byte);
+    Ok(())
+}
+
+/// Bytes that may have been written: whatever was initialised becomes some number.
+fn weaken(frame: &mut Frame, span: Span, zero: bool) {
+    for off in span.min..span.max + i64::from(span.size) {
+        let (slot, byte) = place(off);
+        if frame.slot(slot) == Slot::EMPTY {
+            continue;
+        }
+        let slot = frame.slot_mut(slot);
+        slot.scrub();
+        let old = slot.bytes[byte];
+        if old == Byte::Misc || old == Byte::Zero && !zero {
+            slot.bytes[byte] = Byte::Misc;
+        }
+    }
+}
+
+/// Marks bytes as some number (written by a helper or a global function). Variable spans only weaken.
+pub(super) fn overwrite(state: &mut State, span: Span) {
+    let frame = state.frame_mut(span.frame);
+    if !span.exact() {
+        weaken(frame, span, false);
+        return;
+    }
+    for off in span.min..span.min + i64::from(span.size) {
+        let (slot, byte) = place(off);
+        let slot = frame.slot_mut(slot);
+        slot.scrub();
+        slot.bytes[byte] = Byte::Misc;
+    }
+}
+
+/// Reads a register's worth; the result is zero-extended.
+pub(super) fn read(state: &State, span: Span, size: Size) -> Step<Value> {
+    let frame = state.frame(span.frame);
+    let bits = size.bits();
+    if !span.exact() {
+        let zero = readable(frame, span, false)?;
+        return Ok(if zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) });
+    }
+    let (index, low) = place(span.min);
+    let slot = frame.slot(index);
+    let spilled = slot.spilled();
+    if spilled > 0 && slot.spill.is_pointer() {
+        if span.size != 8 {
+            return Err(Fail::new(Rule::Memory, "invalid size of register fill"));
+        }
+        return Ok(slot.spill);
+    }
+    if low == 0 && spilled >= span.size {
+        let fits = span.size == 8 || slot.spill.num.r.umax >> bits == 0;
+        let id = if fits { slot.spill.id } else { 0 };
+        return Ok(Value { num: slot.spill.num.truncate(bits), id, ..slot.spill });
+    }
+    let zero = readable(frame, span, false)?;
+    Ok(if zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) })
+}
+
+/// Checks that all bytes of the span hold numbers (or, with `pointers`, anything); whether all are zero.
+pub(super) fn readable(frame: &Frame, span: Span, pointers: bool) -> Step<bool> {
+    let mut zero = true;
+    for off in span.min..span.max + i64::from(span.size) {
+        let (index, byte) = place(off);
+        let slot = frame.slot(index);
+        match slot.bytes[byte] {
+            Byte::Zero => {}
+            Byte::Misc => zero = false,
+            Byte::Spill if slot.spill.is_scalar() => zero &= slot.spill.is_null(),
+            Byte::Spill if pointers => zero = false,
+            Byte::Spill => {
+                let text = format!("invalid read from stack off {}+{}: spilled pointer", span.min, off - span.min);
+                return Err(Fail::new(Rule::Memory, text));
+            }
+            Byte::Invalid => {
+                let text = format!("invalid read from stack off {}+{} size {}", span.min, off - span.min, span.size);
+                return Err(Fail::new(Rule::Uninitialised, text).help("initialise the variable on the stack first"));
+            }
+        }
+    }
+    Ok(zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::insn::Pc;
+    use crate::link::SubprogId;
+
+    fn state() -> State {
+        State::new(Frame::new(0, SubprogId(0), Pc(0)))
+    }
+    fn at(off: i64, size: u32) -> Span {
+        Span { frame: 0, min: off, max: off, size }
+    }
+    fn put(state: &mut State, off: i64, size: u32, mut value: Value) -> Step<()> {
+        write(state, at(off, size), &mut value, || 7)
+    }
+
+    #[test]
+    fn places_are_little_endian() {
+        assert_eq!([place(-1), place(-8), place(-9), place(-512)], [(0, 7), (0, 0), (1, 7), (63, 0)]);
+    }
+
+    #[test]
+    fn a_spilled_pointer_comes_back_whole_or_not_at_all() {
+        let mut s = state();
+        let pointer = Value::pointer(Kind::Ctx);
+        put(&mut s, -8, 8, pointer).unwrap();
+        assert_eq!(read(&s, at(-8, 8), Size::DW).unwrap(), pointer);
+        assert!(read(&s, at(-8, 4), Size::W).unwrap_err().message.contains("register fill"));
+        assert!(put(&mut s, -16, 4, pointer).unwrap_err().message.contains("register spill"));
+        put(&mut s, -8, 1, Value::constant(1)).unwrap();
+        assert!(read(&s, at(-8, 8), Size::DW).unwrap().is_scalar());
+    }
+
+    #[test]
+    fn narrow_spills_keep_what_is_known() {
+        let mut s = state();
+        put(&mut s, -8, 4, Value::constant(0x1_0000_0005)).unwrap();
+        assert_eq!(read(&s, at(-8, 4), Size::W).unwrap().num.known(), Some(5));
+        assert_eq!(read(&s, at(-8, 2), Size::H).unwrap().num.known(), Some(5));
+        assert!(read(&s, at(-8, 8), Size::DW).unwrap_err().message.contains("invalid read from stack"));
+        put(&mut s, -4, 4, Value::constant(0)).unwrap();
+        assert_eq!(read(&s, at(-8, 8), Size::DW).unwrap().num.known(), None);
+        assert_eq!(read(&s, at(-4, 4), Size::W).unwrap().num.known(), Some(0));
+    }
+
+    #[test]
+    fn uninitialised_bytes_are_refused_and_variable_writes_do_not_initialise() {
+        let mut s = state();
+        assert!(read(&s, at(-8, 1), Size::B).is_err());
+        let span = Span { frame: 0, min: -16, max: -9, size: 1 };
+        let mut value = Value::constant(1);
+        put(&mut s, -16, 4, Value::constant(0)).unwrap();
+        write(&mut s, span, &mut value, || 1).unwrap();
+        assert_eq!(read(&s, at(-16, 4), Size::W).unwrap().num.known(), None);
+        assert!(read(&s, at(-12, 4), Size::W).is_err());
+        overwrite(&mut s, at(-16, 8));
+        assert!(read(&s, at(-16, 8), Size::DW).is_ok());
+    }
+}

@@ -1,0 +1,299 @@
+//! The abstract machine: what each register and stack slot can hold at one point of one path.
+//!
+//! A [`State`] is cheap to copy: callers' frames and stacks are shared until written. Never knows instructions.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::scalar::Scalar;
+use crate::insn::{Pc, Reg};
+use crate::link::{MapId, SubprogId};
+
+/// What a register holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Nothing that may be read.
+    Uninit,
+    /// A number.
+    Scalar,
+    /// The context as it was passed to the program, plus an offset.
+    Ctx,
+    /// A place in the packet. `range` bytes from the base are known to exist.
+    Packet,
+    /// One past the packet's last byte.
+    PacketEnd,
+    /// A place in the metadata in front of the packet.
+    PacketMeta,
+    /// A place in the stack of the frame numbered so; offset 0 is the frame pointer.
+    Stack(u8),
+    /// A place in a value of the map.
+    MapValue(MapId),
+    /// The map itself.
+    Map(MapId),
+    /// A place in a memory argument of so many bytes.
+    Mem(u32),
+}
+
+/// The content of a register: a number, or a pointer with a fixed offset and a variable one (`num`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Value {
+    pub kind: Kind,
+    /// May be null: unusable until checked.
+    pub nullable: bool,
+    /// Fixed offset of a pointer.
+    pub off: i32,
+    /// Packet pointers: bytes known to exist behind the base.
+    pub range: u32,
+    /// Numbers: registers with the same id (not 0) hold the same number. Packet pointers: the same variable base.
+    /// Nullable pointers: null together.
+    pub id: u32,
+    /// The number, or the variable offset of a pointer.
+    pub num: Scalar,
+}
+
+impl Value {
+    pub const UNINIT: Value = Value { kind: Kind::Uninit, ..Value::scalar(Scalar::UNKNOWN) };
+    pub const UNKNOWN: Value = Value::scalar(Scalar::UNKNOWN);
+
+    pub const fn scalar(num: Scalar) -> Value {
+        Value { kind: Kind::Scalar, nullable: false, off: 0, range: 0, id: 0, num }
+    }
+    pub const fn constant(x: u64) -> Value {
+        Value::scalar(Scalar::constant(x))
+    }
+    /// A pointer to the start of its region.
+    pub const fn pointer(kind: Kind) -> Value {
+        Value { kind, ..Value::constant(0) }
+    }
+    pub fn is_scalar(&self) -> bool {
+        self.kind == Kind::Scalar
+    }
+    /// A pointer of any kind.
+    pub fn is_pointer(&self) -> bool {
+        !matches!(self.kind, Kind::Uninit | Kind::Scalar)
+    }
+    pub fn is_packet(&self) -> bool {
+        matches!(self.kind, Kind::Packet | Kind::PacketMeta | Kind::PacketEnd)
+    }
+    /// The number zero, which is also the null pointer.
+    pub fn is_null(&self) -> bool {
+        self.is_scalar() && self.num.known() == Some(0)
+    }
+    /// The exact offset of a pointer, where it is known.
+    pub fn fixed_offset(&self) -> Option<i64> {
+        self.num.known().map(|var| i64::from(self.off).wrapping_add(var as i64))
+    }
+    /// The kernel's name of its kind.
+    pub fn name(&self) -> &'static str {
+        match (self.kind, self.nullable) {
+            (Kind::Uninit, _) => "?",
+            (Kind::Scalar, _) => "scalar",
+            (Kind::Ctx, _) => "ctx",
+            (Kind::Packet, _) => "pkt",
+            (Kind::PacketEnd, _) => "pkt_end",
+            (Kind::PacketMeta, _) => "pkt_meta",
+            (Kind::Stack(_), _) => "fp",
+            (Kind::MapValue(_), false) => "map_value",
+            (Kind::MapValue(_), true) => "map_value_or_null",
+            (Kind::Map(_), _) => "map_ptr",
+            (Kind::Mem(_), false) => "mem",
+            (Kind::Mem(_), true) => "mem_or_null",
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (true, Some(x)) = (self.is_scalar(), self.num.known()) {
+            return write!(f, "{}", x as i64);
+        }
+        f.write_str(self.name())?;
+        if let (Kind::Stack(frame), Some(off)) = (self.kind, self.fixed_offset()) {
+            return write!(f, "[{frame}]{off}");
+        }
+        let mut parts = Vec::new();
+        let n = &self.num;
+        if self.id != 0 {
+            parts.push(format!("id={}", self.id));
+        }
+        if self.is_pointer() && self.off != 0 {
+            parts.push(format!("off={}", self.off));
+        }
+        match self.kind {
+            Kind::Packet | Kind::PacketMeta => parts.push(format!("r={}", self.range)),
+            Kind::MapValue(map) | Kind::Map(map) => parts.push(format!("map={}", map.0)),
+            Kind::Mem(size) => parts.push(format!("sz={size}")),
+            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Stack(_) => {}
+        }
+        if n.known().is_none() && self.kind != Kind::Uninit {
+            let mut bound = |show: bool, text: String| {
+                if show {
+                    parts.push(text);
+                }
+            };
+            bound(n.r.smin != i64::MIN, format!("smin={}", n.r.smin));
+            bound(n.r.smax != i64::MAX, format!("smax={}", n.r.smax));
+            bound(n.r.umin != 0, format!("umin={}", n.r.umin));
+            bound(n.r.umax != u64::MAX, format!("umax={}", n.r.umax));
+            bound(n.bits.mask != u64::MAX, format!("var_off=({:#x}; {:#x})", n.bits.value, n.bits.mask));
+        }
+        write!(f, "({})", parts.join(","))
+    }
+}
+
+/// What one byte of the stack holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Byte {
+    /// Nothing that may be read.
+    Invalid,
+    /// Part of a spilled register.
+    Spill,
+    /// Some number.
+    Misc,
+    /// Zero.
+    Zero,
+}
+
+/// Eight bytes of stack; `spill` counts where the low bytes are `Spill`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Slot {
+    pub bytes: [Byte; 8],
+    pub spill: Value,
+}
+
+impl Slot {
+    pub const EMPTY: Slot = Slot { bytes: [Byte::Invalid; 8], spill: Value::UNINIT };
+
+    /// How many bytes from the lowest belong to the spilled register: 0, 1, 2, 4 or 8.
+    pub fn spilled(&self) -> u32 {
+        self.bytes.iter().take_while(|b| **b == Byte::Spill).count() as u32
+    }
+    pub fn holds_pointer(&self) -> bool {
+        self.bytes[0] == Byte::Spill && self.spill.is_pointer()
+    }
+    /// Forgets the spilled register; its bytes become some number.
+    pub fn scrub(&mut self) {
+        for byte in &mut self.bytes {
+            if *byte == Byte::Spill {
+                *byte = Byte::Misc;
+            }
+        }
+        self.spill = Value::UNINIT;
+    }
+}
+
+/// One activation of a function.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub regs: [Value; 11],
+    /// Slots from the frame pointer downwards: slot 0 is bytes −8 to −1.
+    pub stack: Rc<Vec<Slot>>,
+    pub func: SubprogId,
+    /// The call that made it; for the first frame of a path the function's start.
+    pub call_site: Pc,
+}
+
+impl Frame {
+    pub fn new(depth: u8, func: SubprogId, call_site: Pc) -> Frame {
+        let mut regs = [Value::UNINIT; 11];
+        regs[Reg::FP.index()] = Value::pointer(Kind::Stack(depth));
+        Frame { regs, stack: Rc::default(), func, call_site }
+    }
+    pub fn reg(&self, reg: Reg) -> &Value {
+        &self.regs[reg.index()]
+    }
+    pub fn set(&mut self, reg: Reg, value: Value) {
+        self.regs[reg.index()] = value;
+    }
+    /// The slot numbered `i`, empty where nothing was written yet.
+    pub fn slot(&self, i: usize) -> Slot {
+        self.stack.get(i).copied().unwrap_or(Slot::EMPTY)
+    }
+    pub fn slot_mut(&mut self, i: usize) -> &mut Slot {
+        let stack = Rc::make_mut(&mut self.stack);
+        if stack.len() <= i {
+            stack.resize(i + 1, Slot::EMPTY);
+        }
+        &mut stack[i]
+    }
+    /// Calls `change` on every register and spilled register.
+    pub fn for_each(&mut self, mut wanted: impl FnMut(&Value) -> bool, mut change: impl FnMut(&mut Value)) {
+        for value in self.regs.iter_mut().filter(|v| wanted(v)) {
+            change(value);
+        }
+        let spilled = |slot: &Slot| slot.bytes[0] == Byte::Spill;
+        if self.stack.iter().any(|slot| spilled(slot) && wanted(&slot.spill)) {
+            let stack = Rc::make_mut(&mut self.stack);
+            for slot in stack.iter_mut().filter(|slot| spilled(slot) && wanted(&slot.spill)) {
+                change(&mut slot.spill);
+            }
+        }
+    }
+}
+
+/// One point of one path.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// Outer frames, the outermost first.
+    pub callers: Vec<Rc<Frame>>,
+    /// The frame that runs.
+    pub cur: Frame,
+    /// The last decision on the path, an index into the trail.
+    pub trail: u32,
+    /// The stored state it descends from.
+    pub node: u32,
+}
+
+impl State {
+    pub fn new(cur: Frame) -> State {
+        State { callers: Vec::new(), cur, trail: u32::MAX, node: u32::MAX }
+    }
+    pub fn depth(&self) -> usize {
+        self.callers.len()
+    }
+    pub fn frame(&self, i: usize) -> &Frame {
+        self.callers.get(i).map_or(&self.cur, |frame| frame)
+    }
+    pub fn frame_mut(&mut self, i: usize) -> &mut Frame {
+        match self.callers.get_mut(i) {
+            Some(frame) => Rc::make_mut(frame),
+            None => &mut self.cur,
+        }
+    }
+    pub fn reg(&self, reg: Reg) -> &Value {
+        self.cur.reg(reg)
+    }
+    pub fn set(&mut self, reg: Reg, value: Value) {
+        self.cur.set(reg, value);
+    }
+    /// Calls `change` on every register and spilled register of every frame that `wanted` picks.
+    pub fn for_each(&mut self, wanted: impl Fn(&Value) -> bool, change: impl Fn(&mut Value)) {
+        for frame in &mut self.callers {
+            let spilled = |slot: &Slot| slot.bytes[0] == Byte::Spill && wanted(&slot.spill);
+            if frame.regs.iter().any(&wanted) || frame.stack.iter().any(spilled) {
+                Rc::make_mut(frame).for_each(&wanted, &change);
+            }
+        }
+        self.cur.for_each(&wanted, &change);
+    }
+    /// Packet pointers everywhere become unreadable numbers.
+    pub fn forget_packet(&mut self) {
+        self.for_each(Value::is_packet, |value| *value = Value::UNINIT);
+        let lost = |slot: &Slot| slot.bytes[0] == Byte::Spill && slot.spill.kind == Kind::Uninit;
+        for i in 0..=self.depth() {
+            if self.frame(i).stack.iter().any(lost) {
+                for slot in Rc::make_mut(&mut self.frame_mut(i).stack) {
+                    if lost(slot) {
+                        slot.scrub();
+                    }
+                }
+            }
+        }
+    }
+    /// R1 to R5 become unreadable.
+    pub fn clobber(&mut self) {
+        for reg in &mut self.cur.regs[1..6] {
+            *reg = Value::UNINIT;
+        }
+    }
+}
