@@ -302,27 +302,37 @@ impl<'a> Slice<'a> {
         Some(unsafe { at.as_ref() })
     }
 
-    /// Offset of the first 8-aligned address in the window, at most its length.
+    /// The largest naturally aligned access at `off` that `left` more bytes have room for.
     #[inline]
-    fn head(self) -> usize {
-        ((self.addr() as usize).wrapping_neg() & 7).min(self.len)
+    fn piece(self, off: usize, left: usize) -> Size {
+        Self::piece_at(self.addr().wrapping_add(off as u64), left)
+    }
+
+    #[inline]
+    fn piece_at(low_bits: u64, left: usize) -> Size {
+        match left {
+            8.. if low_bits.is_multiple_of(8) => Size::DW,
+            4.. if low_bits.is_multiple_of(4) => Size::W,
+            2.. if low_bits.is_multiple_of(2) => Size::H,
+            _ => Size::B,
+        }
     }
 
     /// Copies the first bytes out: as many as the shorter of the two has. Answers how many.
     #[inline]
     pub fn read(self, into: &mut [u8]) -> usize {
         let len = self.len.min(into.len());
-        let (mut off, head) = (0, self.head());
+        let mut off = 0;
         while off < len {
-            if off >= head && len - off >= 8 {
-                let Some(cell) = self.atomic_u64(off) else { break };
-                into[off..off + 8].copy_from_slice(&cell.load(Relaxed).to_ne_bytes());
-                off += 8;
-            } else {
-                let Some(cell) = self.atomic_u8(off) else { break };
-                into[off] = cell.load(Relaxed);
-                off += 1;
+            let size = self.piece(off, len - off);
+            let Some(value) = self.load(off, size) else { break };
+            match size {
+                Size::B => into[off] = value as u8,
+                Size::H => into[off..off + 2].copy_from_slice(&(value as u16).to_le_bytes()),
+                Size::W => into[off..off + 4].copy_from_slice(&(value as u32).to_le_bytes()),
+                Size::DW => into[off..off + 8].copy_from_slice(&value.to_le_bytes()),
             }
+            off += size.bytes() as usize;
         }
         len
     }
@@ -331,20 +341,11 @@ impl<'a> Slice<'a> {
     #[inline]
     pub fn write(self, from: &[u8]) -> usize {
         let len = self.len.min(from.len());
-        let (mut off, head) = (0, self.head());
+        let mut off = 0;
         while off < len {
-            match (off >= head).then(|| from[off..len].first_chunk::<8>()).flatten() {
-                Some(word) => {
-                    let Some(cell) = self.atomic_u64(off) else { break };
-                    cell.store(u64::from_ne_bytes(*word), Relaxed);
-                    off += 8;
-                }
-                None => {
-                    let Some(cell) = self.atomic_u8(off) else { break };
-                    cell.store(from[off], Relaxed);
-                    off += 1;
-                }
-            }
+            let size = self.piece(off, len - off);
+            self.store(off, size, word_of(&from[off..], size));
+            off += size.bytes() as usize;
         }
         len
     }
@@ -369,13 +370,7 @@ impl<'a> Slice<'a> {
         let mut off = 0;
         while off < len {
             let low_bits = self.addr().wrapping_add(off as u64) | from.addr().wrapping_add(off as u64);
-            let both = |n: u64| low_bits.is_multiple_of(n);
-            let size = match len - off {
-                8.. if both(8) => Size::DW,
-                4.. if both(4) => Size::W,
-                2.. if both(2) => Size::H,
-                _ => Size::B,
-            };
+            let size = Self::piece_at(low_bits, len - off);
             let Some(word) = from.load(off, size) else { return };
             self.store(off, size, word);
             off += size.bytes() as usize;
@@ -410,18 +405,13 @@ impl<'a> Slice<'a> {
         if self.len != bytes.len() {
             return false;
         }
-        let head = self.head();
         let mut off = 0;
         while off < self.len {
-            let word = (off >= head).then(|| bytes[off..].first_chunk::<8>()).flatten();
-            let (same, step) = match word {
-                Some(word) => (self.load(off, Size::DW) == Some(u64::from_ne_bytes(*word)), 8),
-                None => (self.load(off, Size::B) == Some(u64::from(bytes[off])), 1),
-            };
-            if !same {
+            let size = self.piece(off, self.len - off);
+            if self.load(off, size) != Some(word_of(&bytes[off..], size)) {
                 return false;
             }
-            off += step;
+            off += size.bytes() as usize;
         }
         true
     }
@@ -432,6 +422,18 @@ impl<'a> Slice<'a> {
         self.read(&mut copy);
         copy
     }
+}
+
+/// The first bytes, little-endian; 0 where there are too few.
+#[inline]
+fn word_of(bytes: &[u8], size: Size) -> u64 {
+    match size {
+        Size::B => bytes.first().map(|&b| u64::from(b)),
+        Size::H => bytes.first_chunk().map(|b| u64::from(u16::from_le_bytes(*b))),
+        Size::W => bytes.first_chunk().map(|b| u64::from(u32::from_le_bytes(*b))),
+        Size::DW => bytes.first_chunk().map(|b| u64::from_le_bytes(*b)),
+    }
+    .unwrap_or_default()
 }
 
 impl fmt::Debug for Slice<'_> {
