@@ -6,6 +6,7 @@ mod scenario;
 use scenario::bare::Bare;
 use scenario::format::{Scenario, Step, read_all};
 use scenario::play::play;
+use scenario::refusal::wrong_decisions;
 
 fn refuses(scenario: &Scenario) -> bool {
     scenario.steps.iter().any(|step| matches!(step, Step::Refuse { .. }))
@@ -39,4 +40,14 @@ fn all_scenarios_are_there() {
 #[test]
 fn interpreter_without_verifier() {
     play_all(|scenario, object| play(scenario, object, &mut Bare::load(scenario, object)?));
+}
+
+#[test]
+fn verifier_decides_as_the_kernel() {
+    let scenarios = read_all();
+    let verified = scenarios.iter().filter(|scenario| !scenario.unverified);
+    let wrong: Vec<String> = verified
+        .flat_map(|scenario| scenario.objects.iter().flat_map(|object| wrong_decisions(scenario, object)))
+        .collect();
+    assert!(wrong.is_empty(), "{} wrong decisions:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -7,14 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use livebpf::context::Context;
-use livebpf::helper::{Arg, Proto, Ret, Table};
+use livebpf::helper::{Proto, Table};
 use livebpf::interp::{self, Executable, FaultKind, Host};
 use livebpf::map::Map;
 use livebpf::object::{DataSymbol, MapInit, Object};
-use livebpf::run::helpers;
+use livebpf::run::helpers::native;
 
 use super::format::{CustomHelper, Scenario};
 use super::play::Bench;
+use super::refusal::helpers;
 
 /// One object, its programs and slots by name.
 pub struct Bare {
@@ -39,20 +40,9 @@ impl Bare {
             programs: BTreeMap::new(),
             maps: BTreeMap::new(),
             slots: BTreeMap::new(),
-            helpers: Table::builtin(),
+            helpers: helpers(custom),
             custom: custom.clone(),
         };
-        for (id, helper) in custom {
-            bare.helpers.insert(Proto {
-                id: *id,
-                name: helper.name.clone(),
-                args: vec![Arg::Ctx],
-                ret: Ret::Integer,
-                changes_packet: false,
-                packet_memory: false,
-                gpl_only: false,
-            });
-        }
         for (id, def) in object.maps().iter().enumerate() {
             let map = Map::create(def.clone(), id as u32 + 1, 2).map_err(|error| error.to_string())?;
             if let MapInit::Programs(programs) = &def.init {
@@ -110,7 +100,7 @@ impl Host for Programs<'_> {
             let mut nested = Programs { bare: self.bare, ctx: self.ctx };
             return interp::run(program, self.ctx, &mut nested).map_err(|_| FaultKind::NoHelper { id });
         }
-        let native = helpers::native(id).ok_or(FaultKind::NoHelper { id })?;
+        let native = native(id).ok_or(FaultKind::NoHelper { id })?;
         // SAFETY: the interpreter has checked the arguments against the helper's contract (`Host::call`).
         Ok(unsafe { (native.inner)(args) })
     }

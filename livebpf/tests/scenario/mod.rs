@@ -3,3 +3,4 @@
 pub mod bare;
 pub mod format;
 pub mod play;
+pub mod refusal;
