@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use scenario::bare::Bare;
 use scenario::play::Bench;
+use scenario::refusal::refused;
 
 const STAGES: [&str; 5] = ["acl", "conntrack", "balance", "count", "drop"];
 const BLOCKED: [[u8; 4]; 2] = [[198, 51, 100, 66], [203, 0, 113, 66]];
@@ -123,4 +124,9 @@ fn compare_with_kernel(bench: &mut dyn Bench) {
 #[test]
 fn interpreter_without_verifier() {
     compare_with_kernel(&mut Bare::with_helpers(&demo("chain.o"), &BTreeMap::new()).expect("the chain"));
+}
+
+#[test]
+fn the_verifier_accepts_the_chain() {
+    assert_eq!(refused(&demo("chain.o"), &BTreeMap::new()), BTreeMap::new());
 }

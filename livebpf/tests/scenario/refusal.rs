@@ -27,26 +27,29 @@ pub fn helpers(custom: &BTreeMap<u32, CustomHelper>) -> Table {
     table
 }
 
-/// Verifies every program of an object; what is wrong: programs refused that should not be, and the reverse.
-pub fn wrong_decisions(scenario: &Scenario, path: &Path) -> Vec<String> {
+/// The programs of an object that the verifier refuses, and why.
+pub fn refused(path: &Path, custom: &BTreeMap<u32, CustomHelper>) -> BTreeMap<String, String> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let object = Object::parse(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let helpers = helpers(&scenario.helpers);
+    let helpers = helpers(custom);
+    let verdict = |name: &str| {
+        let program = link(&object, name).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        verify(program, &Options::new(&helpers)).err().map(|rejection| rejection.to_string())
+    };
+    object.programs().filter_map(|info| Some((info.name.clone(), verdict(&info.name)?))).collect()
+}
+
+/// Verifies every program of an object; what is wrong: programs refused that should not be, and the reverse.
+pub fn wrong_decisions(scenario: &Scenario, path: &Path) -> Vec<String> {
+    let mut refused = refused(path, &scenario.helpers);
     let mut wrong = Vec::new();
-    for info in object.programs() {
-        let wanted = scenario.steps.iter().find_map(|step| match step {
-            Step::Refuse { program, message } if *program == info.name => Some(message.as_str()),
-            _ => None,
-        });
-        let program = link(&object, &info.name).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        match (verify(program, &Options::new(&helpers)), wanted) {
-            (Ok(_), None) => {}
-            (Err(rejection), Some(message)) if rejection.to_string().contains(message) => {}
-            (Err(rejection), _) => wrong.push(format!("{} {}: {rejection}", path.display(), info.name)),
-            (Ok(_), Some(message)) => {
-                wrong.push(format!("{} {}: accepted, not refused for {message}", path.display(), info.name))
-            }
+    for step in &scenario.steps {
+        let Step::Refuse { program, message } = step else { continue };
+        match refused.remove(program) {
+            Some(why) if why.contains(message) => {}
+            found => wrong.push(format!("{} {program}: {found:?} instead of {message}", path.display())),
         }
     }
+    wrong.extend(refused.iter().map(|(program, why)| format!("{} {program}: {why}", path.display())));
     wrong
 }
