@@ -22,7 +22,7 @@ def read_all(folder=SCENARIOS):
         if name.endswith(".json"):
             with open(os.path.join(folder, name)) as f:
                 found.append(json.load(f))
-    return sorted(found, key=lambda s: (s["name"][0] != "T", int(re.findall(r"\d+", s["name"])[0]), s["name"]))
+    return sorted(found, key=lambda s: (s["name"][0] != "T", int((re.findall(r"\d+", s["name"]) or [999])[0]), s["name"]))
 
 
 def data_of(scenario):

@@ -37,6 +37,36 @@ fn all_scenarios_are_there() {
     }
 }
 
+/// The player itself: a wrong expectation of each kind is noticed.
+#[test]
+fn wrong_numbers_are_noticed() {
+    let scenarios = read_all();
+    let fails = |name: &str, position: usize, change: &dyn Fn(&mut Step)| {
+        let mut scenario = scenarios.iter().find(|scenario| scenario.name == name).expect("the scenario").clone();
+        change(&mut scenario.steps[position]);
+        let mut bench = Bare::load(&scenario, &scenario.objects[0]).expect("the object");
+        play(&scenario, &scenario.objects[0], &mut bench).expect_err("a wrong expectation was met")
+    };
+    let text = fails("T5", 1, &|step| {
+        if let Step::Run { retval, .. } = step {
+            *retval = 2;
+        }
+    });
+    assert_eq!(text, "T5 on tailcall_3.o, step 2: entry returned 1 instead of 2");
+    let text = fails("T5", 2, &|step| {
+        if let Step::Var { value, .. } = step {
+            *value = 34;
+        }
+    });
+    assert_eq!(text, "T5 on tailcall_3.o, step 3: count is 33 instead of 34");
+    let text = fails("T3", 0, &|step| {
+        if let Step::Clear { error, .. } = step {
+            *error = None;
+        }
+    });
+    assert_eq!(text, "T3 on tailcall_1.o, step 1: Err(\"ENOENT\") instead of success");
+}
+
 #[test]
 fn interpreter_without_verifier() {
     play_all(|scenario, object| play(scenario, object, &mut Bare::load(scenario, object)?));
