@@ -17,7 +17,8 @@ pub use program::{FuncSig, LineInfo, MapId, Program, SubprogId, Subprogram, Type
 
 /// Slots of one program (the kernel's limit for privileged users).
 pub const MAX_SLOTS: u32 = 1_000_000;
-/// Slots of all programs that [`Object::link_all`] links: copies of shared subprograms may not grow without bound.
+/// Slots after which [`Object::link_all`] links no further program: copies of shared subprograms may not grow without
+/// bound.
 pub const MAX_SLOTS_ALL: u64 = 4_000_000;
 
 /// Links the entry program called `program`.
@@ -38,11 +39,13 @@ impl Object {
         let mut out = Vec::new();
         for entry in self.program_functions() {
             let name = self.functions().all[entry].name.clone();
-            let mut result = link_function(self, entry);
+            // Checked before the work is done: a small file can describe much more code than this.
+            let result = if total < MAX_SLOTS_ALL {
+                link_function(self, entry)
+            } else {
+                Err(LinkError::TooLong { program: name.clone(), found: total, wanted: MAX_SLOTS_ALL })
+            };
             total += result.as_ref().map_or(0, |p| u64::from(p.insns.len()));
-            if result.is_ok() && total > MAX_SLOTS_ALL {
-                result = Err(LinkError::TooLong { program: name.clone(), found: total, wanted: MAX_SLOTS_ALL });
-            }
             out.push((name, result));
         }
         out
