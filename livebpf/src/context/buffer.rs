@@ -167,8 +167,10 @@ impl Context {
         if HEADROOM + packet.len() > self.buffer.len() {
             self.buffer = Bytes::zeroed((HEADROOM + packet.len()).next_multiple_of(4096) as u64)?;
         }
-        self.record.slice().clear();
         self.put_packet(packet);
+        if let Some(fields) = self.record.slice().sub(record::UAPI as usize, sk_buff::SIZE) {
+            fields.clear();
+        }
         let mac = self.buffer.addr() + HEADROOM as u64;
         let network = mac + ETH_HLEN as u64;
         let pulled = match self.kind {
@@ -226,8 +228,10 @@ impl Context {
     /// Writes the packet behind the headroom, which is zero again, and points the record at it.
     fn put_packet(&mut self, packet: &[u8]) {
         let buffer = self.buffer.slice();
-        if let Some(head) = buffer.sub(0, HEADROOM) {
-            head.clear();
+        let low = self.word(record::LOW).min(self.word(record::DATA_META));
+        let low = usize::try_from(low.saturating_sub(self.buffer.addr())).unwrap_or(0);
+        if let Some(dirty) = buffer.sub(low, HEADROOM.saturating_sub(low)) {
+            dirty.clear();
         }
         if let Some(body) = buffer.sub(HEADROOM, packet.len()) {
             body.write(packet);
@@ -235,6 +239,7 @@ impl Context {
         let data = self.buffer.addr() + HEADROOM as u64;
         self.put(record::DATA, data);
         self.put(record::DATA_META, data);
+        self.put(record::LOW, data);
         self.put(record::DATA_END, data + packet.len() as u64);
     }
 
@@ -294,6 +299,7 @@ impl Context {
         let data = self.buffer.addr() + HEADROOM as u64;
         self.put(record::DATA, data);
         self.put(record::DATA_META, data - len);
+        self.put(record::LOW, self.word(record::LOW).min(data - len));
         self.put(record::DATA_END, data + (packet.len() - meta) as u64);
         if let Some(body) = self.buffer.slice().sub(HEADROOM - meta, packet.len()) {
             body.write(&packet);
@@ -418,6 +424,7 @@ mod xdp_md {
 
 /// The same for `struct __sk_buff`.
 mod sk_buff {
+    pub(super) const SIZE: usize = 192;
     pub(super) const LEN: u32 = 0;
     pub(super) const PKT_TYPE: u32 = 4;
     pub(super) const PROTOCOL: u32 = 16;

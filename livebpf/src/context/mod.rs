@@ -150,8 +150,8 @@ pub mod record {
     pub const BUF_START: u32 = 24;
     /// u64: highest address that `data_end` may be moved to.
     pub const BUF_END: u32 = 32;
-    /// u64: reserved for the runtime.
-    pub const RESERVED: u32 = 40;
+    /// u64: lowest address that `data_meta` has had; whoever moves `data_meta` down keeps it (what lies below is zero).
+    pub const LOW: u32 = 40;
     /// The UAPI struct's scalars, at their UAPI offsets from here.
     pub const UAPI: u32 = 48;
     /// u64: address of the Ethernet header as it was at the start.

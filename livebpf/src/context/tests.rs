@@ -146,7 +146,7 @@ fn a_reset_context_is_like_a_new_one() {
     let state = |context: &Context| {
         let word =
             |at: u32| context.record().load(at as usize, Size::DW).unwrap().wrapping_sub(context.buffer().addr());
-        let pointers: Vec<u64> = [0, 8, 16, 24, 32, 240, 248].into_iter().map(word).collect();
+        let pointers: Vec<u64> = [0, 8, 16, 24, 32, 40, 240, 248].into_iter().map(word).collect();
         let scalars = context.record().sub(record::UAPI as usize, 192).unwrap().to_vec();
         (pointers, scalars, context.buffer().sub(0, HEADROOM).unwrap().to_vec(), context.packet())
     };
@@ -156,7 +156,9 @@ fn a_reset_context_is_like_a_new_one() {
         let _ = used.set("rx_queue_index", 3);
         let _ = used.set("data", 16);
         assert!(used.reset(&[0; 3]).is_err());
-        used.buffer().sub(0, HEADROOM).unwrap().write(&[9; HEADROOM]);
+        // As if the program had moved the packet down, written, and moved it up again.
+        used.buffer().sub(100, HEADROOM - 100).unwrap().write(&[9; HEADROOM - 100]);
+        used.record().store(record::LOW as usize, Size::DW, used.buffer().addr() + 100).unwrap();
         used.reset(&tcp()).unwrap();
         assert_eq!(state(&used), state(&Context::for_type(prog_type, &tcp()).unwrap()));
     }

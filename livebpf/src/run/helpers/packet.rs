@@ -84,6 +84,7 @@ pub(super) unsafe fn xdp_adjust_head([ctx, delta, ..]: [u64; 5]) -> u64 {
     }
     record.set(record::DATA_META, meta + delta);
     record.set(record::DATA, new);
+    record.set(record::LOW, record.get(record::LOW).min(meta + delta));
     0
 }
 
