@@ -203,7 +203,8 @@ fn lengthen(gaps: &mut [Gap], laid: &Laid, give_up: bool) -> bool {
         let rel = distance(laid, gap.raw + laid.deltas[i + 1], label);
         let need = match rel {
             _ if give_up => branch.long(),
-            0 => 0,
+            // Not so for a jump to itself, whose distance is 0 only as long as it has no bytes.
+            0 if laid.labels.get(label.0 as usize).is_some_and(|l| l.gaps as usize > i) => 0,
             -128..=127 => 2,
             _ => branch.long(),
         };
