@@ -231,7 +231,10 @@ fn memory() {
                 check(|s| s.movsx_rm(size, from, r, m), &format!("movsx {reg},{}", sized_mem(from, m)));
             }
         }
-        check(|s| s.movsx_rm(Size::Q, Size::D, r, m), &format!("movsxd {},{}", name(Size::Q, r), sized_mem(Size::D, m)));
+        check(
+            |s| s.movsx_rm(Size::Q, Size::D, r, m),
+            &format!("movsxd {},{}", name(Size::Q, r), sized_mem(Size::D, m)),
+        );
         for from in [Size::B, Size::W] {
             check(|s| s.movzx_rm(from, r, m), &format!("movzx {},{}", name(Size::D, r), sized_mem(from, m)));
         }
