@@ -96,7 +96,8 @@ fn parse(case: &Case) -> (Options, Verified) {
     let mut program = bare(insns);
     program.maps = maps;
     program.subprogs = subprogs(&program, &funcs);
-    let mut facts = Verified::without_proof(program.clone()).unwrap_or_else(|e| panic!("{}: {e}", case.title)).facts().clone();
+    let mut facts =
+        Verified::without_proof(program.clone()).unwrap_or_else(|e| panic!("{}: {e}", case.title)).facts().clone();
     for (i, func) in facts.funcs.iter_mut().enumerate() {
         func.stack_depth = stacks.get(i).copied().unwrap_or(0);
     }
@@ -155,7 +156,8 @@ fn disassemble(program: &Program, code: &Code) -> String {
         let at = insn.ip() as u32;
         for (i, frame) in code.frames.iter().enumerate().filter(|(_, f)| f.start == at && f.end > at) {
             let FrameInfo { native_stack, deepest, retained, .. } = *frame;
-            writeln!(out, "; function {i}: {native_stack} bytes of stack, deepest {deepest}, retained {retained}").unwrap();
+            writeln!(out, "; function {i}: {native_stack} bytes of stack, deepest {deepest}, retained {retained}")
+                .unwrap();
         }
         for (_, pc) in code.lines.iter().filter(|(offset, _)| *offset == at) {
             let insn = program.insns.get(*pc).expect("an instruction");
@@ -218,7 +220,8 @@ fn golden_files() {
         let mut new = String::new();
         for case in cases(&file) {
             let (options, verified) = parse(&case);
-            let code = jit::compile(&verified, &options).unwrap_or_else(|e| panic!("{}: {}: {e}", path.display(), case.title));
+            let code =
+                jit::compile(&verified, &options).unwrap_or_else(|e| panic!("{}: {}: {e}", path.display(), case.title));
             let got = disassemble(verified.program(), &code);
             if got.trim_end() != case.want.trim_end() {
                 writeln!(wrong, "{} {}\nwanted:\n{}\ngot:\n{got}", path.display(), case.title, case.want).unwrap();
