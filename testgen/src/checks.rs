@@ -1,6 +1,13 @@
 //! What must hold for any input. Fuzz targets and tests call these; they panic when it does not hold.
 
+use livebpf::helper::Table;
 use livebpf::insn::{DecodeError, Insns, text};
+use livebpf::link::Program;
+use livebpf::object::Object;
+use livebpf::verify::{self, Options, Verified};
+
+use crate::bench::Bench;
+use crate::{Generator, Shape, Source, Suite, mutate};
 
 /// Bytes are refused with an error that names a slot among them, or decode to instructions that encode to the same
 /// bytes and whose listing is read back as the same instructions.
@@ -39,8 +46,82 @@ pub fn listing(source: &str) {
     }
 }
 
+/// Bytes are refused as an object, or give programs whose code survives encoding.
+pub fn object(bytes: &[u8]) {
+    let Ok(object) = Object::parse(bytes) else { return };
+    for (name, linked) in object.link_all() {
+        let Ok(program) = linked else { continue };
+        assert_eq!(program.name, name);
+        assert_eq!(Insns::decode(&program.insns.encode()).as_ref(), Ok(&program.insns), "{name}");
+        let end = program.subprogs.last().map(|last| last.end.0);
+        assert_eq!(end, Some(program.insns.len()), "{name}: the functions cover the code");
+    }
+}
+
+/// What became of the programs of a [`soundness`] check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Verdicts {
+    /// Programs the verifier took.
+    pub accepted: u32,
+    /// Programs it refused.
+    pub refused: u32,
+}
+
+/// Programs that the verifier accepts run in the checking interpreter without a fault, on packets of many lengths.
+/// `mutants` also damages some programs.
+///
+/// # Panics
+/// When one faults: the verifier accepts too much, or the interpreter refuses too much.
+pub fn soundness(generator: &mut Generator<'_>, shape: &Shape, mutants: bool) -> Verdicts {
+    let mut suite = generator.suite(shape);
+    if mutants {
+        damage(generator.source(), &mut suite);
+    }
+    let bench = Bench::new(&suite, |index| accept(&suite.programs[index]));
+    let mut verdicts = Verdicts::default();
+    for (index, program) in suite.programs.iter().enumerate() {
+        if !bench.accepted(index) {
+            verdicts.refused += 1;
+            continue;
+        }
+        verdicts.accepted += 1;
+        for len in [14, 15, 33, 64, 90, 1500] {
+            let packet = packet(generator.source(), len);
+            if let Err(fault) = bench.run(index, &packet) {
+                panic!("accepted, but faults on {len} bytes: {fault}\n{} of:\n{}", program.name, listings(&suite));
+            }
+        }
+    }
+    verdicts
+}
+
+fn damage(source: &mut Source<'_>, suite: &mut Suite) {
+    for program in &mut suite.programs {
+        if source.chance(1, 2)
+            && let Some(mutant) = mutate::program(source, program)
+        {
+            *program = mutant;
+        }
+    }
+}
+
+fn accept(program: &Program) -> Option<Verified> {
+    let helpers = Table::builtin();
+    let options = Options { limit: 100_000, ..Options::new(&helpers) };
+    verify::verify(program.clone(), &options).ok()
+}
+
+fn packet(source: &mut Source<'_>, len: u32) -> Vec<u8> {
+    (0..len).map(|_| source.below(256) as u8).collect()
+}
+
+fn listings(suite: &Suite) -> String {
+    suite.programs.iter().map(|program| format!("{}:\n{}", program.name, program.insns)).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::Verdicts;
     use crate::{Generator, Shape, Source, mutate};
 
     #[test]
@@ -56,5 +137,17 @@ mod tests {
             mutate::bytes(&mut source, &mut listing);
             super::listing(&String::from_utf8_lossy(&listing));
         }
+    }
+
+    #[test]
+    fn programs_without_mistakes_run_without_a_fault() {
+        let mut all = Verdicts::default();
+        for seed in 0..300 {
+            let shape = if seed % 2 == 0 { Shape::xdp() } else { Shape::sched_cls() };
+            let found = super::soundness(&mut Generator::new(seed), &shape, false);
+            all.accepted += found.accepted;
+            all.refused += found.refused;
+        }
+        assert!(all.accepted > all.refused, "{all:?}");
     }
 }
