@@ -1,0 +1,6 @@
+//! Bytes → object → linked programs.
+#![no_main]
+
+use livebpf_testgen::checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::object(bytes));
