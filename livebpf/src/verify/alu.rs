@@ -10,6 +10,12 @@ use crate::insn::{AluOp, Width};
 
 /// `a op b`.
 pub(super) fn binary(op: AluOp, width: Width, a: &Scalar, b: &Scalar) -> Scalar {
+    let bits = if width == Width::W64 { 64 } else { 32 };
+    let shift = matches!(op, AluOp::Lsh | AluOp::Rsh | AluOp::Arsh);
+    if shift && (if bits == 64 { b.r.umax } else { b.w.umax.into() }) >= bits {
+        // The machine masks the amount, other machines may not: nothing is known, as in the kernel.
+        return Scalar::unsigned_bits(bits as u32);
+    }
     if let (Some(x), Some(y)) = (a.known(), b.known()) {
         return Scalar::constant(evaluate(op, width, x, y));
     }
@@ -94,13 +100,10 @@ fn evaluate32(op: AluOp, x: u32, y: u32) -> u32 {
     }
 }
 
-/// The amounts a shift can have, taken modulo the width as the machine does.
+/// The amounts a shift can have; they only count for shifts, where they are below the width.
 fn amounts(b: &Scalar, bits: u32) -> (u32, u32) {
-    let whole = b.bits.low(bits.trailing_zeros());
-    match b.r.umax < bits.into() {
-        true => (b.r.umin as u32, b.r.umax as u32),
-        false => (whole.umin() as u32, whole.umax() as u32),
-    }
+    let limit = u64::from(bits - 1);
+    (b.r.umin.min(limit) as u32, b.r.umax.min(limit) as u32)
 }
 
 fn binary64(op: AluOp, a: &Scalar, b: &Scalar) -> Scalar {

@@ -2,7 +2,7 @@
 //!
 //! After [`Flow::new`] every jump lands on an instruction of its own function, every call on the start of a
 //! function, no function can be left by falling through its end, every instruction is reachable, no function
-//! calls itself, maps are known, and R10 is never written. Never looks at registers' contents.
+//! calls itself, and maps are known. Never looks at registers' contents.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +22,8 @@ pub(super) struct Flow {
     pub join: Vec<bool>,
     /// Targets of jumps from the same place or further down.
     pub loop_head: Vec<bool>,
+    /// The first instruction that writes R10: allowed only where it is never reached.
+    pub writes_fp: Option<Pc>,
     /// By function: functions it calls, ascending, each once.
     pub callees: Vec<Vec<SubprogId>>,
     /// By function: the first tail call in it, reachable or not.
@@ -139,6 +141,7 @@ impl Flow {
             func,
             join: vec![false; program.insns.len() as usize],
             loop_head: vec![false; program.insns.len() as usize],
+            writes_fp: None,
             callees: Vec::new(),
             tail_call: vec![None; count],
             legacy_load: vec![None; count],
@@ -166,7 +169,7 @@ impl Flow {
         let reject = |message: String| Err(Rejection::new(program, pc, Rule::Structure, message));
         let f = self.func[pc.index()] as usize;
         if written(insn) == Some(Reg::FP) {
-            return reject("frame pointer is read only".to_owned());
+            self.writes_fp.get_or_insert(pc);
         }
         let next = next(insn, pc);
         let within = |to: Pc| self.func.get(to.index()).is_some_and(|g| *g as usize == f);

@@ -3,16 +3,18 @@
 //! At places where paths meet, states are stored; a path ends where a completely explored state covers it. A state
 //! that returns unchanged to a place on its own path is an endless loop. Nothing here recurses on the program.
 
-use super::cfg::Flow;
+use std::collections::HashMap;
+
+use super::cfg::{self, Flow};
 use super::live::{Mask, Masks};
 use super::notes::{Notes, registers};
 use super::prune::{self, Compare, Mode};
 use super::reject::{Decision, Fail, Rejection, Rule, Step};
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
-use super::{Options, alu, pointer};
+use super::{Options, Trust, alu, pointer};
 use crate::context::TypeDesc;
-use crate::insn::{EndianOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
+use crate::insn::{AluOp, EndianOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
 use crate::link::{MapId, Program, SubprogId};
 
 /// Jumps shown in a rejection.
@@ -77,7 +79,7 @@ pub(super) struct Verifier<'a> {
     demands_changed: bool,
     relied: Vec<(Pc, Mask)>,
     compare: Compare,
-    stored: Vec<Vec<Stored>>,
+    stored: HashMap<Pc, Vec<Stored>>,
     nodes: Vec<Node>,
     open: Vec<(State, Pc)>,
     trail: Vec<Turn>,
@@ -114,7 +116,7 @@ impl<'a> Verifier<'a> {
             demands_changed: false,
             relied: Vec::new(),
             compare: Compare::default(),
-            stored: Vec::new(),
+            stored: HashMap::new(),
             nodes: Vec::new(),
             open: Vec::new(),
             trail: Vec::new(),
@@ -131,7 +133,6 @@ impl<'a> Verifier<'a> {
     pub fn explore(&mut self, func: SubprogId, entry: State) -> Result<(), Box<Rejection>> {
         self.root = func;
         self.stored.clear();
-        self.stored.resize_with(self.program.insns.len() as usize, Vec::new);
         self.states = 0;
         self.nodes.clear();
         self.nodes.push(Node { parent: NONE, open: 1 });
@@ -203,6 +204,9 @@ impl<'a> Verifier<'a> {
         self.notes.reach(pc);
         let Some(insn) = self.program.insns.get(pc) else { unreachable!("control flow was checked") };
         let after = Pc(pc.0 + insn.slots());
+        if self.flow.writes_fp.is_some() && cfg::written(&insn) == Some(Reg::FP) {
+            return Err(Fail::new(Rule::Structure, "frame pointer is read only").with(Reg::FP));
+        }
         match insn {
             Insn::Alu { .. } | Insn::Neg { .. } | Insn::Mov { .. } | Insn::MovSx { .. } | Insn::Endian { .. } => {
                 self.arithmetic(state, pc, &insn)?;
@@ -276,7 +280,7 @@ impl<'a> Verifier<'a> {
             self.masks.refresh(self.program, self.flow, self.demands);
             self.next_refresh = u64::MAX;
         }
-        let mut list = std::mem::take(&mut self.stored[pc.index()]);
+        let mut list = self.stored.remove(&pc).unwrap_or_default();
         let mut found = false;
         let mut i = 0;
         while i < list.len() {
@@ -322,7 +326,9 @@ impl<'a> Verifier<'a> {
             self.states += 1;
             self.peak_states = self.peak_states.max(self.states);
         }
-        self.stored[pc.index()] = list;
+        if !list.is_empty() {
+            self.stored.insert(pc, list);
+        }
         Ok(found)
     }
 
@@ -358,11 +364,11 @@ impl<'a> Verifier<'a> {
             Insn::Mov { width, dst, src } => (dst, self.copy(state, width, src)?),
             Insn::MovSx { width, from, dst, src } => {
                 let value = self.readable(state, src)?;
-                if value.is_pointer() {
+                if value.is_pointer() && self.options.trust == Trust::Untrusted {
                     let text = format!("R{} sign-extension part of pointer", src.number());
                     return Err(Fail::new(Rule::Pointer, text).with(src));
                 }
-                let num = value.num.sign_extend(from.bits());
+                let num = if value.is_scalar() { value.num } else { Scalar::UNKNOWN }.sign_extend(from.bits());
                 (dst, Value::scalar(if width == Width::W32 { num.truncate(32) } else { num }))
             }
             Insn::Neg { width, dst } => {
@@ -375,9 +381,10 @@ impl<'a> Verifier<'a> {
             }
             Insn::Alu { op, width, dst, src } => {
                 let (a, b) = (self.readable(state, dst)?, self.operand(state, src)?);
+                check_immediate(op, width, src)?;
                 if a.is_scalar() && b.is_scalar() {
                     let same = src == Src::Reg(dst);
-                    let zero = same && matches!(op, crate::insn::AluOp::Sub | crate::insn::AluOp::Xor);
+                    let zero = same && matches!(op, AluOp::Sub | AluOp::Xor);
                     let num = if zero { Scalar::constant(0) } else { alu::binary(op, width, &a.num, &b.num) };
                     (dst, Value::scalar(num))
                 } else {
@@ -443,6 +450,21 @@ impl<'a> Verifier<'a> {
 /// Something this verifier does not know.
 pub(super) fn unsupported(message: &str) -> Box<Fail> {
     Fail::new(Rule::Unsupported, message)
+}
+
+/// Immediates that make no sense.
+fn check_immediate(op: AluOp, width: Width, src: Src) -> Step<()> {
+    let Src::Imm(imm) = src else { return Ok(()) };
+    let bits = if width == Width::W64 { 64 } else { 32 };
+    match op {
+        AluOp::Div | AluOp::SDiv | AluOp::Mod | AluOp::SMod if imm == 0 => {
+            Err(Fail::new(Rule::Structure, "div by zero"))
+        }
+        AluOp::Lsh | AluOp::Rsh | AluOp::Arsh if !(0..bits).contains(&imm) => {
+            Err(Fail::new(Rule::Structure, format!("invalid shift {imm}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn endian(op: EndianOp, size: Size, num: &Scalar) -> Scalar {

@@ -71,6 +71,7 @@ pub(super) fn arithmetic(
         _ => return Err(fail(format!("R{n} pointer arithmetic with {} operator prohibited", symbol(op)), reg)),
     }
     match ptr.kind {
+        Kind::Map(_) if op == AluOp::Add && num.is_null() => Ok(*ptr),
         Kind::Map(_) | Kind::PacketEnd => {
             Err(fail(format!("R{n} pointer arithmetic on {} prohibited", ptr.name()), reg))
         }

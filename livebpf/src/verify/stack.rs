@@ -66,10 +66,10 @@ pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: im
             return Err(Fail::new(Rule::Memory, "invalid size of register spill"));
         }
         slot.scrub();
-        if value.is_scalar() && value.num.known().is_none() && value.id == 0 && size == 8 {
+        let fits = span.size == 8 || value.num.r.umax >> (8 * span.size) == 0;
+        if value.is_scalar() && value.num.known().is_none() && value.id == 0 && fits {
             value.id = new_id();
         }
-        let fits = span.size == 8 || value.num.r.umax >> (8 * span.size) == 0;
         let num = if value.is_scalar() { value.num.truncate(8 * span.size) } else { value.num };
         slot.spill = Value { num, id: if fits { value.id } else { 0 }, ..*value };
         slot.bytes[..size].fill(Byte::Spill);

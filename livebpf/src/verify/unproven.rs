@@ -5,7 +5,7 @@
 
 use super::cfg::{Flow, mentioned};
 use super::facts::{Facts, TailCall};
-use super::reject::Rejection;
+use super::reject::{Rejection, Rule};
 use super::{MAX_STACK, Verified};
 use crate::helper;
 use crate::insn::{Imm64, Insn, Insns, Pc, Reg, Src};
@@ -18,6 +18,9 @@ impl Verified {
     /// A rejection when a jump, call, map or function boundary is wrong.
     pub(crate) fn unproven(program: Program) -> Result<Verified, Box<Rejection>> {
         let flow = Flow::new(&program)?;
+        if let Some(pc) = flow.writes_fp {
+            return Err(Rejection::new(&program, pc, Rule::Structure, "frame pointer is read only"));
+        }
         let mut facts = Facts {
             funcs: vec![Default::default(); program.subprogs.len()],
             insns: vec![Default::default(); program.insns.len() as usize],

@@ -1,0 +1,262 @@
+//! The verifier's verdicts: programs under tests/data/verifier with what must be said about them, and the facts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use livebpf::helper::Table;
+use livebpf::insn::{Pc, text};
+use livebpf::link::{FuncSig, MapId, Program, Subprogram, TypeKind};
+use livebpf::object::{MapDef, MapType, ProgType, ProgramKind};
+use livebpf::verify::{Options, Rejection, Rule, TailCall, Trust, Verified, verify};
+
+struct Case {
+    name: String,
+    program: Program,
+    /// `None`: accepted; else part of the message.
+    expected: Option<String>,
+}
+
+fn type_kind(word: &str) -> TypeKind {
+    let int = TypeKind::Int { size: 4, signed: true };
+    match word {
+        "int" => int,
+        "void" => TypeKind::Void,
+        "enum" => TypeKind::Enum { size: 4 },
+        "struct" => TypeKind::Struct { name: "pair".into(), size: 8 },
+        "ptr8" => TypeKind::Ptr(Box::new(TypeKind::Int { size: 8, signed: false })),
+        "ctx" => TypeKind::Ptr(Box::new(TypeKind::Struct { name: "xdp_md".into(), size: 24 })),
+        other => panic!("unknown type {other}"),
+    }
+}
+
+fn function(words: &[&str], start: u32) -> Subprogram {
+    let (name, kind) = (words[0].to_owned(), words[1]);
+    let params = || words[3..].iter().map(|w| (String::new(), type_kind(w))).collect();
+    let signature = (kind != "nobtf").then(|| FuncSig { ret: type_kind(words[2]), params: params(), tags: vec![] });
+    Subprogram { name, start: Pc(start), end: Pc(start), global: kind == "global", signature }
+}
+
+fn map(words: &[&str], number: usize) -> Arc<MapDef> {
+    let map_type = MapType::from_name(words[0]).expect("a map type");
+    let [key, value, entries] = [1, 2, 3].map(|i| words[i].parse::<u32>().expect("a number"));
+    let mut def = MapDef::new(&format!("m{number}"), map_type, key, value, entries);
+    def.frozen = words.get(4) == Some(&"frozen");
+    Arc::new(def)
+}
+
+fn case(name: &str, body: &str) -> Case {
+    let (mut listing, mut slots, mut expected, mut verdict) = (String::new(), 0, None, false);
+    let (mut maps, mut kind, mut license) = (Vec::new(), ProgType::XDP, "GPL".to_owned());
+    let main = Subprogram { name: "main".into(), start: Pc(0), end: Pc(0), global: true, signature: None };
+    let mut subprogs = vec![main];
+    for line in body.lines().filter(|l| !l.trim().is_empty()) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        match word {
+            "type" => kind = ProgType::from_name(rest).expect("a program type"),
+            "license" => license = rest.to_owned(),
+            "map" => maps.push(map(&words, maps.len())),
+            "fn" => subprogs.push(function(&words, slots)),
+            "accept" => verdict = true,
+            "reject" => (expected, verdict) = (Some(rest.to_owned()), true),
+            _ => {
+                listing.push_str(line);
+                listing.push('\n');
+                let label = line.trim().ends_with(':');
+                let two = line.contains(" ll") || line.contains("map[");
+                slots += if label { 0 } else { 1 + u32::from(two) };
+            }
+        }
+    }
+    assert!(verdict, "{name}: no verdict");
+    let insns = text::assemble(&listing).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(insns.len(), slots, "{name}");
+    for i in 0..subprogs.len() {
+        subprogs[i].end = subprogs.get(i + 1).map_or(Pc(slots), |next| next.start);
+    }
+    let mut program = Program::bare(name, ProgramKind::new(kind), insns);
+    (program.subprogs, program.maps, program.license) = (subprogs, maps, license);
+    Case { name: name.to_owned(), program, expected }
+}
+
+fn cases(file: &str) -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/verifier").join(file);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let parts = text
+        .strip_prefix("== ")
+        .expect("a case at the start")
+        .split("\n== ")
+        .map(|part| part.split_once('\n').expect("a name and a body"));
+    parts.map(|(name, body)| case(name, body)).collect()
+}
+
+fn check(program: Program) -> Result<Verified, Box<Rejection>> {
+    verify(program, &Options::new(&Table::builtin()))
+}
+
+fn run(file: &str, least: usize) {
+    let cases = cases(file);
+    assert!(cases.len() >= least, "{file} has {} cases", cases.len());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let found = check(case.program).map(|_| ()).map_err(|r| r.to_string());
+        let fine = match (&case.expected, &found) {
+            (None, Ok(())) => true,
+            (Some(text), Err(message)) => message.contains(text.as_str()),
+            _ => false,
+        };
+        if !fine {
+            wrong.push(format!("{}: wanted {:?}, found {found:?}", case.name, case.expected));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn numbers_and_control_flow() {
+    run("domain.txt", 20);
+}
+
+#[test]
+fn memory() {
+    run("memory.txt", 38);
+}
+
+#[test]
+fn calls() {
+    run("calls.txt", 29);
+}
+
+#[test]
+fn tail_calls() {
+    run("tail_calls.txt", 19);
+}
+
+fn accepted(body: &str) -> Verified {
+    check(case("facts", &format!("accept\n{body}")).program).unwrap_or_else(|r| panic!("{r}"))
+}
+
+const TWO_ARRAYS: &str = "map prog_array 4 4 3\nmap prog_array 4 4 3\n";
+
+/// What is known about the tail call in `listing`, which is its only helper call.
+fn tail_call(listing: &str) -> Option<TailCall> {
+    let verified = accepted(&format!("{TWO_ARRAYS}{listing}"));
+    let facts = verified.facts();
+    assert!(facts.has_tail_call);
+    facts.insns.iter().find_map(|i| i.tail_call)
+}
+
+#[test]
+fn a_tail_call_is_direct_only_with_one_map_and_one_index() {
+    let call = "call bpf_tail_call#12\nr0 = 0\nexit";
+    let direct = tail_call(&format!("r2 = map[idx:1]\nr3 = 2\n{call}"));
+    assert_eq!(direct, Some(TailCall::Direct { map: MapId(1), index: 2 }));
+    let beyond = tail_call(&format!("r2 = map[idx:1]\nr3 = 3\n{call}"));
+    assert_eq!(beyond, Some(TailCall::Indirect { map: MapId(1) }));
+    let high = tail_call(&format!("r2 = map[idx:1]\nr3 = 0x100000002 ll\n{call}"));
+    assert_eq!(high, Some(TailCall::Direct { map: MapId(1), index: 2 }), "the upper half of the index is ignored");
+    let unknown = tail_call(&format!("r3 = *(u32 *)(r1 + 12)\nr2 = map[idx:0]\n{call}"));
+    assert_eq!(unknown, Some(TailCall::Indirect { map: MapId(0) }));
+    let choose = "r6 = *(u32 *)(r1 + 12)\nr3 = 0\nr2 = map[idx:0]\nif r6 > 3 goto use\n";
+    let index = tail_call(&format!("{choose}r3 = 1\nuse:\n{call}"));
+    assert_eq!(index, Some(TailCall::Indirect { map: MapId(0) }));
+    let map = tail_call(&format!("{choose}r2 = map[idx:1]\nuse:\n{call}"));
+    assert_eq!(map, Some(TailCall::Dynamic));
+}
+
+#[test]
+fn a_pruned_path_does_not_make_an_index_constant() {
+    // Both paths meet with different indices, far enough from each other that states are stored and compared.
+    let body = "r6 = *(u32 *)(r1 + 12)
+r7 = 0
+if r6 > 9 goto a
+r7 = 1
+a:
+r8 = 1
+r8 += 1
+r8 += 1
+r8 += 1
+if r6 > 8 goto b
+r8 += 1
+b:
+if r6 > 7 goto c
+r8 += 1
+c:
+r8 += 1
+r8 += 1
+r2 = map[idx:0]
+r3 = r7
+call bpf_tail_call#12
+r0 = 0
+exit";
+    assert_eq!(tail_call(body), Some(TailCall::Indirect { map: MapId(0) }));
+}
+
+#[test]
+fn facts_about_functions_and_instructions() {
+    let verified = accepted(
+        "r6 = r1
+r7 = 5
+if r7 == 5 goto live
+r8 = 1
+live:
+*(u32 *)(r10 - 20) = 1
+r2 = *(u32 *)(r6 + 0)
+call sub
+exit
+fn sub static int
+sub:
+call bpf_ktime_get_ns#5
+r9 = r0
+r0 = 0
+exit",
+    );
+    let facts = verified.facts();
+    assert_eq!(facts.funcs.len(), 2);
+    let (main, sub) = (facts.funcs[0], facts.funcs[1]);
+    assert_eq!((main.stack_depth, main.callee_saved), (20, [true, true, false, false]));
+    assert!(main.calls_subprog && !main.calls_helper && !main.tail_call);
+    assert_eq!((sub.stack_depth, sub.callee_saved), (0, [false, false, false, true]));
+    assert!(sub.calls_helper && !sub.calls_subprog);
+    assert_eq!(facts.at(Pc(2)).always, Some(true));
+    assert!(!facts.at(Pc(3)).reached);
+    let record = facts.at(Pc(5)).record.expect("a context access");
+    assert_eq!((record.offset, record.size.bytes()), (0, 8));
+    assert!(!facts.changes_packet && !facts.has_tail_call);
+}
+
+#[test]
+fn untrusted_programs_keep_addresses_to_themselves() {
+    let body = "map array 4 8 1\naccept\nr2 = map[idx:0][0]+0\n*(u64 *)(r2 + 0) = r1\nr0 = 0\nexit";
+    let table = Table::builtin();
+    let options = Options { trust: Trust::Untrusted, ..Options::new(&table) };
+    let refused = verify(case("leak", body).program, &options).expect_err("an address in a map");
+    assert_eq!((refused.rule, refused.pc), (Rule::Pointer, Pc(2)));
+    assert!(refused.message.contains("R1 leaks addr into map_value"));
+    check(case("leak", body).program).expect("fine for a trusted author");
+}
+
+#[test]
+fn a_rejection_says_where_and_why() {
+    let body = "reject x\nr2 = *(u32 *)(r1 + 0)\nr3 = *(u32 *)(r1 + 12)\nif r3 > 7 goto out\nr0 = *(u8 *)(r2 + 0)
+exit\nout:\nr0 = 0\nexit";
+    let refused = check(case("unchecked", body).program).expect_err("no check");
+    assert_eq!((refused.rule, refused.pc, refused.function.as_str()), (Rule::Memory, Pc(3), "main"));
+    assert_eq!(refused.path.len(), 1);
+    assert!(!refused.path[0].taken && refused.path[0].pc == Pc(2));
+    let text = refused.to_string();
+    for part in ["program unchecked", "at instruction 3", "R2=pkt(r=0)", "when 2 is not taken", "help: "] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn long_programs_take_linear_time_and_little_stack() {
+    let mut listing = String::from("r0 = 0\nr1 = *(u32 *)(r1 + 12)\n");
+    for _ in 0..50_000 {
+        listing.push_str("r0 += r1\nr0 ^= 77\nr0 <<= 3\nw0 = w1\n");
+    }
+    listing.push_str("exit\n");
+    let verified = accepted(&listing);
+    assert_eq!(verified.facts().processed, 200_003);
+}
