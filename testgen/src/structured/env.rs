@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use livebpf::context::{ContextDesc, Field, FieldKind, TypeDesc, describe_kind};
+use livebpf::link::{FuncSig, TypeKind};
 use livebpf::object::{DataSymbol, MapDef, MapInit, MapType};
 
 use super::Shape;
@@ -62,6 +63,23 @@ impl Env {
     }
     pub(super) fn has_helper(&self, id: u32) -> bool {
         self.desc.is_some_and(|desc| desc.helpers.contains(&id))
+    }
+    /// The signature that BTF would give function `index`; verifiers want one where a subprogram tail-calls.
+    pub(super) fn btf_signature(&self, index: usize) -> FuncSig {
+        let context = self.context().map_or((String::new(), 0), |context| (context.name.to_owned(), context.size));
+        let pointer = TypeKind::Ptr(Box::new(TypeKind::Struct { name: context.0, size: context.1 }));
+        let mut params = vec![("ctx".to_owned(), pointer)];
+        if let Some(signature) = index.checked_sub(1).and_then(|i| self.subprograms.get(i)) {
+            for (i, param) in signature.params.iter().enumerate() {
+                let number = |size| TypeKind::Int { size, signed: false };
+                let kind = match *param {
+                    Param::Scalar => number(8),
+                    Param::Buffer(size) => TypeKind::Ptr(Box::new(number(size))),
+                };
+                params.push((format!("arg{i}"), kind));
+            }
+        }
+        FuncSig { ret: TypeKind::Int { size: 4, signed: true }, params, tags: Vec::new() }
     }
     /// Maps of the given types.
     pub(super) fn maps_of(&self, types: &[MapType]) -> Vec<usize> {

@@ -132,11 +132,11 @@ fn program(source: &mut Source<'_>, shape: &Shape, maps: &[Arc<MapDef>], name: S
         bodies.push(body);
     }
     bodies.reverse();
-    (assemble(shape, maps, name, bodies), mistakes)
+    (assemble(shape, &env, name, bodies), mistakes)
 }
 
 /// Puts the functions that are called one after the other and resolves the calls between them.
-fn assemble(shape: &Shape, maps: &[Arc<MapDef>], name: String, bodies: Vec<func::Body>) -> Program {
+fn assemble(shape: &Shape, env: &Env, name: String, bodies: Vec<func::Body>) -> Program {
     let called = called(&bodies);
     let mut insns = Insns::default();
     let mut calls = Vec::new();
@@ -146,7 +146,8 @@ fn assemble(shape: &Shape, maps: &[Arc<MapDef>], name: String, bodies: Vec<func:
         let start = insns.append(&body.insns);
         let end = Pc(insns.len());
         let name = if index == 0 { name.clone() } else { format!("sub_{index}") };
-        subprogs.push(Subprogram { name, start, end, global: index == 0, signature: None });
+        let signature = Some(env.btf_signature(index));
+        subprogs.push(Subprogram { name, start, end, global: index == 0, signature });
         calls.extend(body.calls.iter().map(|&(pc, callee)| (Pc(start.0 + pc.0), callee)));
         starts[index] = start;
     }
@@ -154,7 +155,7 @@ fn assemble(shape: &Shape, maps: &[Arc<MapDef>], name: String, bodies: Vec<func:
         let off = starts[callee].0 as i32 - pc.0 as i32 - 1;
         insns.replace(pc, Insn::CallSubprog { off });
     }
-    Program { subprogs, maps: maps.to_vec(), ..Program::bare(&name, shape.kind, insns) }
+    Program { subprogs, maps: env.maps.clone(), ..Program::bare(&name, shape.kind, insns) }
 }
 
 /// Which functions main calls, directly or not: verifiers refuse code that nothing reaches.
