@@ -1,12 +1,14 @@
 //! The walk over a program: which `emit_*` each instruction goes to, and what is collected on the way.
 
+use std::ops::Range;
+
 use super::code::{Code, FrameInfo, PokeSite, Reloc, RelocKind, Symbol};
 use super::frame::{self, Frame};
 use super::options::{JitError, Options};
 use super::plan::{self, CallKind, Plan};
 use super::x64::layout::LIMIT;
 use super::x64::{Asm, Gpr, Label, Laid, Pos};
-use crate::insn::{Insn, Pc, Reg};
+use crate::insn::{AluOp, Insn, Pc, Reg, Size, Src};
 use crate::link::{MapId, Program};
 use crate::verify::{Facts, TailCall};
 
@@ -41,6 +43,8 @@ pub(super) struct Emitter<'a> {
     pub plan: Plan,
     /// Of the function being emitted.
     pub frame: Frame,
+    /// The slots of the function being emitted.
+    span: Range<Pc>,
     /// The epilogue that several exits of the function being emitted share.
     pub shared_epilogue: Option<Label>,
     /// Where the function being emitted returns 0.
@@ -63,6 +67,7 @@ impl<'a> Emitter<'a> {
             options,
             plan,
             frame: Frame::default(),
+            span: Pc(0)..Pc(0),
             shared_epilogue: None,
             return_zero: None,
             relocs: Vec::new(),
@@ -118,7 +123,7 @@ impl<'a> Emitter<'a> {
 
     fn emit_function(&mut self, func: usize) -> Result<(), JitError> {
         let (start, end) = (self.program.subprogs[func].start, self.program.subprogs[func].end);
-        (self.shared_epilogue, self.return_zero) = (None, None);
+        (self.span, self.shared_epilogue, self.return_zero) = (start..end, None, None);
         let mut pc = start;
         // The last instruction emitted, when control can run on from it.
         let mut open: Option<Pc> = None;
@@ -162,13 +167,16 @@ impl<'a> Emitter<'a> {
 
     /// Emits an instruction together with the one after it where both make one; returns how many slots that took, or 0.
     fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
-        let Some(next) = self.partner(pc, insn) else { return 0 };
-        let fused = match (insn, &next) {
-            (Insn::Mov { .. }, Insn::Alu { .. }) => self.emit_mov_add(insn, &next),
-            (Insn::Alu { .. }, Insn::Alu { .. }) => self.emit_shift_pair(insn, &next),
-            (Insn::Load { .. }, Insn::Endian { .. }) => self.emit_load_swapped(pc, insn, &next),
-            _ => false,
+        let begins_pair = match *insn {
+            Insn::Mov { src, .. } => matches!(src, Src::Reg(_)),
+            Insn::Alu { op, src, .. } => op == AluOp::Lsh && matches!(src, Src::Imm(_)),
+            Insn::Load { size, .. } => size != Size::B,
+            _ => return 0,
         };
+        let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
+        let fused = self.emit_mov_add(insn, &next)
+            || self.emit_shift_pair(insn, &next)
+            || self.emit_load_swapped(pc, insn, &next);
         if fused { insn.slots() + next.slots() } else { 0 }
     }
 
@@ -187,7 +195,7 @@ impl<'a> Emitter<'a> {
             Insn::LoadSx { size, dst, base, off } => self.emit_ldsx(pc, size, dst, base, off),
             Insn::Store { size, base, off, src } => self.emit_stx(pc, size, base, off, src),
             Insn::StoreRelease { size, base, off, src } => {
-                self.emit_stx(pc, size, base, off, crate::insn::Src::Reg(src));
+                self.emit_stx(pc, size, base, off, Src::Reg(src));
             }
             Insn::Atomic { op, width, base, off, src } => self.emit_atomic(op, width, base, off, src),
             Insn::LoadAbs { size, off } => self.emit_ld_abs(size, off),
@@ -241,10 +249,8 @@ impl<'a> Emitter<'a> {
 
     /// The label of the instruction that the jump at `pc` leads to.
     pub(super) fn target(&self, pc: Pc, off: i32) -> Result<Label, JitError> {
-        let here = self.program.subprog_at(pc);
         pc.jump(off)
-            .filter(|t| self.program.insns.get(*t).is_some() && self.facts.at(*t).reached)
-            .filter(|t| here.is_some() && self.program.subprog_at(*t) == here)
+            .filter(|t| self.span.contains(t) && self.program.insns.get(*t).is_some() && self.facts.at(*t).reached)
             .map(|t| Label(t.0))
             .ok_or(JitError::BadJump { pc, target: i64::from(pc.0) + 1 + i64::from(off) })
     }

@@ -46,7 +46,7 @@ impl Frame {
             -(bytes as i32)
         });
         let pushes = needs.callee_saved.iter().filter(|used| **used).count() as u32;
-        if needs.calls && (bytes + 8 * pushes) % 16 != 0 {
+        if needs.calls && !(bytes + 8 * pushes).is_multiple_of(16) {
             bytes += 8;
         }
         Frame { bytes, callee_saved: needs.callee_saved, may_goto }

@@ -7,7 +7,7 @@ use crate::helper;
 use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::Program;
 use crate::object::MapType;
-use crate::verify::{Facts, TailCall};
+use crate::verify::{Facts, FuncFacts, TailCall};
 
 /// Some jump leads here.
 const TARGET: u8 = 1;
@@ -77,11 +77,8 @@ pub(super) fn taken(facts: &Facts, pc: Pc, insn: &Insn) -> Option<i32> {
 
 /// Whether the instruction after the one at `pc` can follow it.
 pub(super) fn falls_through(facts: &Facts, pc: Pc, insn: &Insn) -> bool {
-    match insn {
-        Insn::Ja { .. } | Insn::JaL { .. } | Insn::Exit => false,
-        Insn::Jmp { .. } => facts.at(pc).always != Some(true),
-        _ => true,
-    }
+    let always = matches!(insn, Insn::Jmp { .. }) && facts.at(pc).always == Some(true);
+    !always && !matches!(insn, Insn::Ja { .. } | Insn::JaL { .. } | Insn::Exit)
 }
 
 impl Plan {
@@ -90,11 +87,11 @@ impl Plan {
         let funcs = program.subprogs.len();
         let mut plan = Plan { marks: vec![0; n], needs: Vec::with_capacity(funcs), calls: Vec::with_capacity(funcs) };
         for (i, func) in program.subprogs.iter().enumerate() {
-            let stack_depth = facts.funcs.get(i).map_or(0, |f| f.stack_depth);
+            let FuncFacts { stack_depth, callee_saved, .. } = facts.funcs.get(i).copied().unwrap_or_default();
             if stack_depth > 512 {
                 return Err(JitError::Stack { func: func.name.clone(), depth: stack_depth });
             }
-            let mut needs = Needs { stack_depth, ..Needs::default() };
+            let mut needs = Needs { stack_depth, callee_saved, ..Needs::default() };
             let mut calls = Calls::default();
             for pc in (func.start.0..func.end.0).map(Pc) {
                 let Some(insn) = program.insns.get(pc).filter(|_| facts.at(pc).reached) else { continue };
@@ -201,10 +198,10 @@ fn stays_in_line(insn: &Insn) -> bool {
 
 /// The register that the instruction sets, where setting it is all it does.
 fn pure_definition(insn: &Insn) -> Option<Reg> {
-    match *insn {
-        Insn::Mov { dst, .. } | Insn::MovSx { dst, .. } | Insn::LoadImm64 { dst, .. } => Some(dst),
-        _ => None,
+    if let Insn::Mov { dst, .. } | Insn::MovSx { dst, .. } | Insn::LoadImm64 { dst, .. } = *insn {
+        return Some(dst);
     }
+    None
 }
 
 fn bit(r: Reg) -> u16 {
@@ -240,27 +237,20 @@ fn mentioned(insn: &Insn) -> u16 {
 
 impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
-        let names = mentioned(insn);
-        for (i, used) in self.callee_saved.iter_mut().enumerate() {
-            *used |= names & 1 << (6 + i) != 0;
-        }
-        match *insn {
-            Insn::MayGoto { .. } => self.may_goto = true,
-            Insn::CallSubprog { .. } => self.calls = true,
-            Insn::Call { helper } => self.calls |= call_kind(program, facts, pc, helper) == CallKind::Native,
-            _ => {}
+        self.may_goto |= matches!(insn, Insn::MayGoto { .. });
+        self.calls |= matches!(insn, Insn::CallSubprog { .. });
+        if let Insn::Call { helper } = *insn {
+            self.calls |= call_kind(program, facts, pc, helper) == CallKind::Native;
         }
     }
 }
 
 impl Calls {
     fn note(&mut self, program: &Program, pc: Pc, insn: &Insn) -> Result<(), JitError> {
-        match *insn {
-            Insn::CallSubprog { off } => self.callees.push(callee(program, pc, off)?),
-            Insn::LoadImm64 { value: Imm64::Func { off }, .. } => self.callees.push(callee(program, pc, off)?),
-            Insn::Call { helper: helper::id::TAIL_CALL } => self.tail_call = true,
-            _ => {}
+        if let Insn::CallSubprog { off } | Insn::LoadImm64 { value: Imm64::Func { off }, .. } = *insn {
+            self.callees.push(callee(program, pc, off)?);
         }
+        self.tail_call |= matches!(insn, Insn::Call { helper: helper::id::TAIL_CALL });
         Ok(())
     }
 }

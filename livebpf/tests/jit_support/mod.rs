@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 
 use livebpf::insn::Insns;
-use livebpf::jit::x64::{Alu, Asm, Gpr, Size};
+use livebpf::jit::x64::{Asm, Gpr};
 use livebpf::jit::{Code, CpuFeatures, Options, RelocKind, Symbol, TailCalls};
 use livebpf::link::Program;
 use livebpf::object::{ProgType, ProgramKind};
@@ -64,6 +64,12 @@ impl Exec {
         self.used = at + bytes.len();
         self.base as u64 + at as u64
     }
+    /// Places what `emit` assembles; returns its address.
+    pub fn code(&mut self, emit: impl FnOnce(&mut Asm)) -> u64 {
+        let mut asm = Asm::default();
+        emit(&mut asm);
+        self.put(&asm.finish().expect("small").bytes)
+    }
     /// Places code; `resolve` says where symbols are. Returns the base address.
     pub fn place(&mut self, code: &Code, resolve: impl Fn(Symbol) -> u64) -> u64 {
         let base = self.base as u64 + self.used.next_multiple_of(64) as u64;
@@ -88,18 +94,16 @@ impl Exec {
         // SAFETY: `at` is an aligned field of placed code, and this is the only thread that runs it.
         unsafe { (at as *mut i32).write(value) };
     }
-    /// Places a stub that saves r12, sets it to `count` and calls `entry`; returns the stub as a function. Its sixth
-    /// argument is ignored.
+    /// Places a stub that saves r12, sets it to `count` and calls `entry`; returns the stub as a function.
     pub fn entry(&mut self, entry: u64, count: u32) -> extern "C" fn(u64, u64, u64, u64, u64) -> u64 {
-        let mut asm = Asm::default();
-        asm.push(Gpr::R12);
-        asm.alu_rr(Alu::Xor, Size::D, Gpr::R12, Gpr::R12);
-        asm.mov_ri32(Gpr::R12, count);
-        asm.mov_ri64(Gpr::R11, entry);
-        asm.call_r(Gpr::R11);
-        asm.pop(Gpr::R12);
-        asm.ret();
-        let stub = self.put(&asm.finish().expect("small").bytes);
+        let stub = self.code(|asm| {
+            asm.push(Gpr::R12);
+            asm.mov_ri32(Gpr::R12, count);
+            asm.mov_ri64(Gpr::R11, entry);
+            asm.call_r(Gpr::R11);
+            asm.pop(Gpr::R12);
+            asm.ret();
+        });
         // SAFETY: the stub follows the C calling convention, as the code it calls does but for r12.
         unsafe {
             std::mem::transmute::<*const c_void, extern "C" fn(u64, u64, u64, u64, u64) -> u64>(stub as *const c_void)

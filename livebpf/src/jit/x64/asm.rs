@@ -73,12 +73,12 @@ impl Asm {
     fn modrm(&mut self, size: Size, op: Op, reg: RegField, rm: Rm, imm: Imm) {
         let byte = size == Size::B;
         let parts = Parts { lock: false, size, op, reg, rm, byte_reg: byte, byte_rm: byte, imm };
-        self.put(parts.encode().as_slice());
+        self.layout.put_insn(&parts.encode());
     }
     fn locked(&mut self, size: Size, op: Op, reg: Gpr, mem: Mem) {
         let (reg, rm, byte) = (RegField::Reg(reg), mem.into(), size == Size::B);
         let parts = Parts { lock: true, size, op, reg, rm, byte_reg: byte, byte_rm: byte, imm: Imm::None };
-        self.put(parts.encode().as_slice());
+        self.layout.put_insn(&parts.encode());
     }
     /// One-byte opcode with the register in its low bits.
     fn short(&mut self, wide: bool, op: u8, r: Gpr) {
@@ -88,7 +88,7 @@ impl Asm {
             out.push(0x40 | rex);
         }
         out.push(op | r.low());
-        self.put(out.as_slice());
+        self.layout.put_insn(&out);
     }
 
     // Moves.
@@ -148,7 +148,7 @@ impl Asm {
     fn extend(&mut self, to: Size, from: Size, signed: bool, dst: Gpr, rm: Rm) {
         let (op, reg, byte_rm) = (extend_op(from, signed), RegField::Reg(dst), from == Size::B);
         let parts = Parts { lock: false, size: to, op, reg, rm, byte_reg: false, byte_rm, imm: Imm::None };
-        self.put(parts.encode().as_slice());
+        self.layout.put_insn(&parts.encode());
     }
     /// `lea dst, [mem]`; `size` D or Q.
     pub fn lea(&mut self, size: Size, dst: Gpr, mem: Mem) {

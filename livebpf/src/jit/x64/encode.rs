@@ -49,29 +49,43 @@ pub(super) enum Imm {
     I32(i32),
 }
 
-/// One instruction under construction: at most 15 bytes.
+/// One instruction under construction: prefixes, opcode, ModRM and SIB (at most 8 bytes), then displacement and
+/// immediate (at most 8 bytes). Kept in two words, because bytes written one by one are slow to read back together.
 pub(super) struct Bytes {
-    buf: [u8; 16],
-    len: usize,
+    head: u64,
+    head_bits: u32,
+    tail: u64,
+    tail_bits: u32,
 }
 
 impl Bytes {
     pub(super) const fn new() -> Bytes {
-        Bytes { buf: [0; 16], len: 0 }
+        Bytes { head: 0, head_bits: 0, tail: 0, tail_bits: 0 }
     }
+    /// Appends a byte in front of displacement and immediate.
     #[inline(always)]
     pub(super) fn push(&mut self, b: u8) {
-        self.buf[self.len & 15] = b;
-        self.len += 1;
+        self.head |= u64::from(b) << (self.head_bits & 63);
+        self.head_bits += 8;
     }
-    fn push_i32(&mut self, v: i32) {
-        for b in v.to_le_bytes() {
-            self.push(b);
+    #[inline(always)]
+    fn push_tail(&mut self, value: u32, bits: u32) {
+        self.tail |= u64::from(value) << (self.tail_bits & 63);
+        self.tail_bits += bits;
+    }
+    /// Appends it. Copies of constant size are much cheaper than one of the instruction's size.
+    #[inline(always)]
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+        let end = out.len() + (self.head_bits / 8) as usize;
+        out.extend_from_slice(&self.head.to_le_bytes());
+        out.truncate(end);
+        if self.tail_bits != 0 {
+            let end = end + (self.tail_bits / 8) as usize;
+            out.extend_from_slice(&self.tail.to_le_bytes());
+            out.truncate(end);
         }
     }
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.buf[..self.len.min(16)]
-    }
+    #[inline(always)]
     fn opcode(&mut self, op: Op) {
         match op {
             Op::One(b) => self.push(b),
@@ -86,12 +100,13 @@ impl Bytes {
             }
         }
     }
+    #[inline(always)]
     fn imm(&mut self, imm: Imm) {
         match imm {
             Imm::None => {}
-            Imm::I8(v) => self.push(v as u8),
-            Imm::I16(v) => v.to_le_bytes().into_iter().for_each(|b| self.push(b)),
-            Imm::I32(v) => self.push_i32(v),
+            Imm::I8(v) => self.push_tail((v as u8).into(), 8),
+            Imm::I16(v) => self.push_tail((v as u16).into(), 16),
+            Imm::I32(v) => self.push_tail(v as u32, 32),
         }
     }
 }
@@ -110,7 +125,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    #[inline]
+    #[inline(always)]
     pub(super) fn encode(&self) -> Bytes {
         let mut out = Bytes::new();
         if self.lock {
@@ -184,7 +199,7 @@ fn modrm_mem(out: &mut Bytes, reg: u8, m: Mem) {
     }
     match mode {
         0x00 => {}
-        0x40 => out.push(m.disp as u8),
-        _ => out.push_i32(m.disp),
+        0x40 => out.push_tail((m.disp as u8).into(), 8),
+        _ => out.push_tail(m.disp as u32, 32),
     }
 }

@@ -5,6 +5,7 @@
 //! do not reach, until all do. A branch never shrinks again and the number of rounds is limited, so the time is
 //! linear in the size of the code.
 
+use super::encode::Bytes;
 use super::nop;
 use super::operand::Cc;
 
@@ -131,6 +132,10 @@ impl Layout {
     #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
+    }
+    #[inline(always)]
+    pub(super) fn put_insn(&mut self, insn: &Bytes) {
+        insn.append_to(&mut self.buf);
     }
     pub(super) fn align(&mut self, align: u8, residue: u8) {
         debug_assert!(align.is_power_of_two() && align <= 64 && residue < align);
