@@ -264,13 +264,14 @@ impl Verifier<'_> {
         let size = if width == Width::W64 { Size::DW } else { Size::W };
         self.place(state, pc, base, off, Access { write: false, strict: true, size })?;
         let place = self.place(state, pc, base, off, Access { write: true, strict: true, size })?;
+        let mut old = Value::scalar(Scalar::unsigned_bits(size.bits()));
         if let Place::Stack(span) = place {
-            let old = stack::read(state, span, size).map_err(|f| f.with(base))?;
+            old = stack::read(state, span, size).map_err(|f| f.with(base))?;
             number(old, base)?;
             stack::overwrite(state, span);
         }
         if let Some(dst) = super::cfg::written(insn) {
-            state.set(dst, Value::scalar(Scalar::unsigned_bits(size.bits())));
+            state.set(dst, Value::scalar(old.num));
         }
         Ok(())
     }
