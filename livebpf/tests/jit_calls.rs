@@ -125,6 +125,8 @@ fn packet_loads() {
     let packet: Vec<u8> = (1..=20).collect();
     let mut ctx = [0u64; record::SIZE as usize / 8];
     ctx[record::DATA as usize / 8] = packet.as_ptr() as u64;
+    ctx[record::NETWORK as usize / 8] = packet.as_ptr() as u64 + 4;
+    ctx[record::MAC as usize / 8] = packet.as_ptr() as u64 + 1;
     ctx[record::DATA_END as usize / 8] = packet.as_ptr() as u64 + packet.len() as u64;
     let run = |load: &str, r7: i64| {
         let listing = format!("r6 = r1\nr7 = {r7}\nr0 = {load}\nr1 = 1000000000000 ll\nr0 += r1\nexit");
@@ -140,7 +142,17 @@ fn packet_loads() {
     assert_eq!(run("*(u32 *)skb[17]", 0), 0, "out of bounds: the function returns 0");
     assert_eq!(run("*(u8 *)skb[20]", 0), 0);
     assert_eq!(run("*(u8 *)skb[-1]", 0), 0);
+    assert_eq!(run("*(u8 *)skb[-2147483648]", 0), 0);
     assert_eq!(run("*(u8 *)skb[2147483647]", 0), 0);
+    assert_eq!(run("*(u16 *)skb[-1048576]", 0), found(0x0506), "from the network header");
+    assert_eq!(run("*(u8 *)skb[-1048561]", 0), found(20));
+    assert_eq!(run("*(u8 *)skb[-1048560]", 0), 0);
+    assert_eq!(run("*(u16 *)skb[-2097152]", 0), found(0x0203), "from the Ethernet header");
+    assert_eq!(run("*(u16 *)skb[-2097153]", 0), 0);
+    for (off, want) in [(0, found(0x0506)), (14, found(0x1314)), (15, 0), (-0x10_0000, found(0x0203)), (-0x10_0001, 0)]
+    {
+        assert_eq!(run("*(u16 *)skb[r7 - 1048576]", off), want, "{off:#x}");
+    }
     assert_eq!(run("*(u32 *)skb[r7 + 14]", 2), found(0x1112_1314));
     assert_eq!(run("*(u32 *)skb[r7 + 14]", 3), 0);
     assert_eq!(run("*(u16 *)skb[r7 + 4]", -4), found(0x0102));

@@ -1,7 +1,7 @@
 //! Legacy packet loads: R0 = bytes of the packet in network order, the context being in R6.
 //!
-//! A load that is out of bounds makes the function return 0, as in the kernel; so do the negative offsets by which
-//! classic BPF reaches other things than the packet.
+//! Offsets count from `data`, from -0x100000 (`SKF_NET_OFF`) from the network header, from -0x200000 (`SKF_LL_OFF`) from
+//! the Ethernet header, as `context::legacy_load` says. A load that is out of bounds makes the function return 0.
 
 use super::emit::{Emitter, gpr};
 use super::emit_alu::mem_size;
@@ -9,51 +9,68 @@ use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Shift, Size};
 use crate::context::record;
 use crate::insn::{self, Reg};
 
+const NET_OFF: i32 = -0x10_0000;
+const LL_OFF: i32 = -0x20_0000;
+
 impl Emitter<'_> {
     /// ```text
-    /// mov  r9, [rbx + DATA]
-    /// mov  r10, [rbx + DATA_END]
-    /// sub  r10, r9                 the packet's length
-    /// cmp  r10, off + size
-    /// jb   return 0
-    /// mov  eax, [r9 + off] ; bswap eax
+    /// mov  r9, [rbx + DATA]        NETWORK, MAC for negative offsets
+    /// lea  r10, [r9 + off + size]
+    /// cmp  r10, [rbx + DATA_END]
+    /// ja   return 0
+    /// mov  eax, [r9 + off]
+    /// bswap eax                    16 bits: rol ax, 8
     /// ```
     pub(super) fn emit_ld_abs(&mut self, size: insn::Size, off: i32) {
         let fail = self.return_zero_label();
-        let end = i32::try_from(i64::from(off) + i64::from(size.bytes()));
-        let (Ok(end), 0..) = (end, off) else {
-            self.asm.jmp(fail);
-            return;
+        let (start, off) = match off {
+            0.. => (record::DATA, off),
+            NET_OFF..0 => (record::NETWORK, off - NET_OFF),
+            LL_OFF..NET_OFF => (record::MAC, off - LL_OFF),
+            _ => return self.asm.jmp(fail),
         };
-        self.emit_packet_length();
-        self.asm.alu_ri(Alu::Cmp, Size::Q, Gpr::R10, end);
-        self.asm.jcc(Cc::B, fail);
+        let Some(end) = off.checked_add(size.bytes() as i32) else { return self.asm.jmp(fail) };
+        self.emit_load_record_word(start);
+        self.emit_check_end(Mem::new(Gpr::R9, end), fail);
         self.emit_load_network_order(mem_size(size), Mem::new(Gpr::R9, off));
     }
 
     /// ```text
-    /// lea  r11d, [src + off]       mov r11d, src when off is 0
-    /// mov  r9, [rbx + DATA]
-    /// mov  r10, [rbx + DATA_END]
-    /// sub  r10, r9
-    /// sub  r10, size
-    /// jb   return 0
-    /// cmp  r11, r10
-    /// ja   return 0
-    /// mov  eax, [r9 + r11] ; bswap eax
+    ///        lea  r11d, [src + off]       mov r11d, src when off is 0
+    ///        mov  r9, [rbx + DATA]
+    ///        test r11d, r11d
+    ///        jns  found
+    ///        mov  r9, [rbx + NETWORK]
+    ///        add  r11d, 0x100000
+    ///        jb   found
+    ///        mov  r9, [rbx + MAC]
+    ///        add  r11d, 0x100000
+    ///        jae  return 0
+    /// found: lea  r10, [r9 + r11 + size]
+    ///        cmp  r10, [rbx + DATA_END]
+    ///        ja   return 0
+    ///        mov  eax, [r9 + r11]
+    ///        bswap eax                    16 bits: rol ax, 8
     /// ```
     pub(super) fn emit_ld_ind(&mut self, size: insn::Size, src: Reg, off: i32) {
-        let fail = self.return_zero_label();
+        let (fail, found) = (self.return_zero_label(), self.asm.new_label());
         match off {
             0 => self.asm.mov_rr(Size::D, Gpr::R11, gpr(src)),
             _ => self.asm.lea(Size::D, Gpr::R11, Mem::new(gpr(src), off)),
         }
-        self.emit_packet_length();
-        self.asm.alu_ri(Alu::Sub, Size::Q, Gpr::R10, size.bytes() as i32);
-        self.asm.jcc(Cc::B, fail);
-        self.asm.alu_rr(Alu::Cmp, Size::Q, Gpr::R11, Gpr::R10);
-        self.asm.jcc(Cc::A, fail);
-        self.emit_load_network_order(mem_size(size), Mem::indexed(Gpr::R9, Gpr::R11, Scale::X1));
+        self.emit_load_record_word(record::DATA);
+        self.asm.test_rr(Size::D, Gpr::R11, Gpr::R11);
+        self.asm.jcc(Cc::Ns, found);
+        self.emit_load_record_word(record::NETWORK);
+        self.asm.alu_ri(Alu::Add, Size::D, Gpr::R11, -NET_OFF);
+        self.asm.jcc(Cc::B, found);
+        self.emit_load_record_word(record::MAC);
+        self.asm.alu_ri(Alu::Add, Size::D, Gpr::R11, NET_OFF - LL_OFF);
+        self.asm.jcc(Cc::Ae, fail);
+        self.asm.bind(found);
+        let at = Mem::indexed(Gpr::R9, Gpr::R11, Scale::X1);
+        self.emit_check_end(Mem { disp: size.bytes() as i32, ..at }, fail);
+        self.emit_load_network_order(mem_size(size), at);
     }
 
     fn return_zero_label(&mut self) -> Label {
@@ -63,12 +80,16 @@ impl Emitter<'_> {
         }
     }
 
-    /// r9 = the packet, r10 = its length.
-    fn emit_packet_length(&mut self) {
-        let ctx = gpr(Reg::R6);
-        self.asm.mov_rm(Size::Q, Gpr::R9, Mem::new(ctx, record::DATA as i32));
-        self.asm.mov_rm(Size::Q, Gpr::R10, Mem::new(ctx, record::DATA_END as i32));
-        self.asm.alu_rr(Alu::Sub, Size::Q, Gpr::R10, Gpr::R9);
+    /// `mov r9, [rbx + word]`
+    fn emit_load_record_word(&mut self, word: u32) {
+        self.asm.mov_rm(Size::Q, Gpr::R9, Mem::new(gpr(Reg::R6), word as i32));
+    }
+
+    /// `lea r10, end ; cmp r10, [rbx + DATA_END] ; ja fail`
+    fn emit_check_end(&mut self, end: Mem, fail: Label) {
+        self.asm.lea(Size::Q, Gpr::R10, end);
+        self.asm.alu_rm(Alu::Cmp, Size::Q, Gpr::R10, Mem::new(gpr(Reg::R6), record::DATA_END as i32));
+        self.asm.jcc(Cc::A, fail);
     }
 
     fn emit_load_network_order(&mut self, size: Size, mem: Mem) {
