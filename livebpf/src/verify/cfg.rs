@@ -18,7 +18,7 @@ pub(super) const MAX_FRAMES: usize = 8;
 pub(super) struct Flow {
     /// Function of each slot.
     pub func: Vec<u16>,
-    /// States are compared here: targets of jumps and places that calls return to.
+    /// States are compared here: targets of jumps, calls of subprograms, and where they return to.
     pub join: Vec<bool>,
     /// Targets of jumps from the same place or further down.
     pub loop_head: Vec<bool>,
@@ -194,6 +194,7 @@ impl Flow {
                     return reject(format!("call from insn {pc} does not lead to the start of a function"));
                 };
                 callees[f].insert(target);
+                self.join[pc.index()] = true;
                 self.join[pc.index() + 1] = true;
             }
             Insn::LoadImm64 { value, .. } => check_immediate(program, pc, value)?,

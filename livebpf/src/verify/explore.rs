@@ -20,7 +20,7 @@ use crate::link::{MapId, Program, SubprogId};
 /// Jumps shown in a rejection.
 const SHOWN_PATH: usize = 24;
 /// A state is stored once so many jumps and instructions lie behind the last one.
-const STORE_JUMPS: u64 = 2;
+const STORE_JUMPS: u64 = 1;
 const STORE_INSNS: u64 = 8;
 const NONE: u32 = u32::MAX;
 
