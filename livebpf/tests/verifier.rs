@@ -260,3 +260,29 @@ fn long_programs_take_linear_time_and_little_stack() {
     let verified = accepted(&listing);
     assert_eq!(verified.facts().processed, 200_003);
 }
+
+#[test]
+fn too_many_open_branches_are_refused() {
+    let mut listing = String::from("reject x\nr6 = *(u32 *)(r1 + 12)\nr0 = 0\n");
+    for i in 0..9_000 {
+        listing.push_str(&format!("if r6 == {i} goto out\n"));
+    }
+    listing.push_str("r0 = 1\nout:\nexit\n");
+    let refused = check(case("many", &listing).program).expect_err("9,000 branches");
+    assert_eq!(refused.rule, Rule::Termination);
+    assert!(refused.message.contains("jumps is too complex"), "{}", refused.message);
+}
+
+#[test]
+fn chained_loops_do_not_make_the_analysis_slow() {
+    // Each loop head is jumped to from behind the next one, so that liveness travels one head a pass.
+    let mut listing = String::from("r6 = r1\nr0 = 0\nr7 = 0\n");
+    for i in 0..2_000 {
+        listing.push_str(&format!("l{i}:\nr7 += 1\n"));
+        if i > 0 {
+            listing.push_str(&format!("if r7 == 77777 goto l{}\n", i - 1));
+        }
+    }
+    listing.push_str("exit\n");
+    assert_eq!(accepted(&listing).facts().processed, 4_003);
+}

@@ -22,6 +22,8 @@ const SHOWN_PATH: usize = 24;
 /// A state is stored once so many jumps and instructions lie behind the last one.
 const STORE_JUMPS: u64 = 1;
 const STORE_INSNS: u64 = 8;
+/// Branches left to follow at a time, as in the kernel.
+const MAX_OPEN: usize = 8192;
 const NONE: u32 = u32::MAX;
 
 /// A source of fresh names.
@@ -264,6 +266,10 @@ impl<'a> Verifier<'a> {
                 }
                 state.trail = turn(state.trail, false);
                 self.later(taken, target);
+                if self.open.len() > MAX_OPEN {
+                    let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
+                    return Err(Fail::new(Rule::Termination, text));
+                }
                 Ok(To::Next(pc.next()))
             }
             (None, true) => {

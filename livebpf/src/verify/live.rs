@@ -18,6 +18,9 @@ pub(super) struct Mask {
 }
 
 impl Mask {
+    /// Everything matters: always a correct mask.
+    const ALL: Mask = Mask { regs: 0x7ff, slots: u64::MAX };
+
     fn join(&mut self, other: Mask) {
         self.regs |= other.regs;
         self.slots |= other.slots;
@@ -40,6 +43,10 @@ fn src_bit(src: Src) -> u16 {
 const ARGS: u16 = 0b11_1110;
 /// R0 to R5.
 const CALLER_SAVED: u16 = 0b11_1111;
+
+/// Passes over one function before everything in it counts as live. Loops nested or chained so deeply that this is
+/// reached are not what compilers write.
+const MAX_PASSES: u32 = 128;
 
 /// How an instruction touches the stack of its own frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,13 +122,23 @@ impl Masks {
         let mut before = vec![Mask::default(); program.insns.len() as usize];
         // What callers want from each function's R0.
         let mut result = vec![all_results; program.subprogs.len()];
+        let mut given_up = vec![false; program.subprogs.len()];
         loop {
-            let mut again = false;
-            for &f in flow.order.iter().rev() {
+            let (mut again, mut skipped) = (false, Vec::new());
+            for &f in flow.order.iter().rev().filter(|f| !given_up[f.0 as usize]) {
                 let sub = &program.subprogs[f.0 as usize];
-                let mut changed = true;
+                let (mut changed, mut passes) = (true, 0);
                 while changed {
                     changed = false;
+                    passes += 1;
+                    if passes > MAX_PASSES {
+                        before[sub.start.index()..sub.end.index()].fill(Mask::ALL);
+                        skipped.push(f);
+                        for g in &flow.callees[f.0 as usize] {
+                            again |= !std::mem::replace(&mut result[g.0 as usize], true);
+                        }
+                        break;
+                    }
                     for i in (sub.start.0..sub.end.0).rev() {
                         let pc = Pc(i);
                         let Some(insn) = program.insns.get(pc) else { continue };
@@ -152,6 +169,9 @@ impl Masks {
                         }
                     }
                 }
+            }
+            for f in skipped.drain(..) {
+                given_up[f.0 as usize] = true;
             }
             if !again {
                 return before;

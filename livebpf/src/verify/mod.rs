@@ -39,6 +39,9 @@ pub const MAX_STACK: u32 = 512;
 /// Instructions the verifier processes before it gives up.
 pub const MAX_PROCESSED: u64 = 1_000_000;
 
+/// Explorations after which every number counts as one that matters.
+const MAX_ROUNDS: u32 = 8;
+
 /// How far a program's author is trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Trust {
@@ -116,9 +119,14 @@ pub fn verify(program: Program, options: &Options<'_>) -> Result<Verified, Box<R
     };
     let flow = Flow::new(&program)?;
     depth::check_results(&program, &flow)?;
+    depth::check(&program, &flow, &vec![0; program.subprogs.len()])?;
     let mut masks = Masks::new(&program, &flow);
     let mut demands = vec![0; program.insns.len() as usize];
-    loop {
+    for round in 0.. {
+        if round == MAX_ROUNDS {
+            demands.fill(u16::MAX);
+            masks.refresh(&program, &flow, &demands);
+        }
         let moves_packet = global::moves_packet(&program, &flow, options.helpers);
         let mut v = Verifier::new(&program, options, desc, &flow, &mut masks, &mut demands, moves_packet);
         explore_all(&mut v)?;
@@ -128,6 +136,7 @@ pub fn verify(program: Program, options: &Options<'_>) -> Result<Verified, Box<R
             return Ok(Verified { program, facts });
         }
     }
+    unreachable!("once every number counts, nothing is left to find out")
 }
 
 /// The main function with the context, and each global function with what its signature says.

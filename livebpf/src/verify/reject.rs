@@ -129,7 +129,7 @@ impl fmt::Display for Rejection {
         write!(f, "program {}: {}", self.program, self.message)?;
         write!(f, "\n  at instruction {}", self.pc)?;
         if let Some(insn) = self.insn {
-            write!(f, " ({insn:?})")?;
+            write!(f, " ({insn})")?;
         }
         if !self.function.is_empty() {
             write!(f, " in {}", self.function)?;
