@@ -1,0 +1,127 @@
+//! The entry stub: the one place where control passes from Rust to generated code.
+//!
+//! Generated code keeps the tail-call count of the invocation in r12d and never saves it, so every entry from outside
+//! saves r12, zeroes it, runs and restores it (the compiler does the saving: r12 is declared as clobbered). All other
+//! callee-saved registers are preserved by the generated code itself; the stub notes them all the same, because a
+//! helper that panics leaves through [`leave`] and skips the generated epilogues.
+#![allow(unsafe_code)]
+
+use std::arch::asm;
+
+/// Where to continue when a helper has panicked: the registers that the generated frames in between would have restored.
+///
+/// The field offsets are used by the assembly in this file.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct Landing {
+    rsp: u64,
+    rip: u64,
+    rbx: u64,
+    rbp: u64,
+    /// Set by [`leave`]; cleared by [`enter`].
+    left: u64,
+}
+
+impl Landing {
+    /// The last run ended through [`leave`].
+    pub(super) fn left(&self) -> bool {
+        self.left != 0
+    }
+}
+
+/// Runs generated code at `entry` with R1 = `r1` and R2 = `r2`; returns R0.
+///
+/// # Safety
+/// `entry` is the entry of an image that stays in place until this returns (its program is held, or a read-side section
+/// was entered before the address was read), built from a `Verified` program whose context is the record at `r1`; the thread has
+/// the stack that the image's worst chain needs. `landing` stays valid until this returns.
+#[inline]
+pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, landing: *mut Landing) -> u64 {
+    let r0: u64;
+    // SAFETY: the caller vouches for `entry`. The block declares every register that generated code may change:
+    // `clobber_abi("C")` for the caller-saved ones, r12 (the count) by output, r13-r15 because `leave` does not restore
+    // them. rbx and rbp cannot be declared; both ways back restore them (epilogues; `leave` from the landing).
+    // rsp is 16-byte aligned at the `call`, as the compiler guarantees for asm blocks, so helpers see an aligned stack.
+    unsafe {
+        asm!(
+            "lea rax, [rip + 2f]",
+            "mov [r10], rsp",
+            "mov [r10 + 8], rax",
+            "mov [r10 + 16], rbx",
+            "mov [r10 + 24], rbp",
+            "xor r12d, r12d",
+            "mov qword ptr [r10 + 32], r12",
+            "call r11",
+            "2:",
+            in("r10") landing,
+            in("r11") entry,
+            in("rdi") r1,
+            in("rsi") r2,
+            lateout("rax") r0,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+            clobber_abi("C"),
+        );
+    }
+    r0
+}
+
+/// Continues behind the [`enter`] that noted `landing`, with R0 = 0 and [`Landing::left`] set. The frames in between vanish.
+///
+/// # Safety
+/// `landing` was filled by an `enter` of this thread that has not returned, and no frame between here and
+/// there has anything to drop.
+pub(super) unsafe fn leave(landing: *mut Landing) -> ! {
+    // SAFETY: rsp, rbx and rbp are what they were at the `call`; the code at `rip` declares everything else as clobbered.
+    unsafe {
+        asm!(
+            "mov qword ptr [rdi + 32], 1",
+            "mov rsp, [rdi]",
+            "mov rbx, [rdi + 16]",
+            "mov rbp, [rdi + 24]",
+            "xor eax, eax",
+            "jmp qword ptr [rdi + 8]",
+            in("rdi") landing,
+            options(noreturn),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern "C" fn adds(a: u64, b: u64) -> u64 {
+        a + b
+    }
+
+    thread_local! {
+        static LANDING: std::cell::Cell<*mut Landing> = const { std::cell::Cell::new(std::ptr::null_mut()) };
+    }
+
+    extern "C" fn leaves(_: u64) -> u64 {
+        // SAFETY: `leave_skips_the_frames` put the landing of the running `enter` there.
+        unsafe { leave(LANDING.with(|l| l.get())) }
+    }
+
+    #[test]
+    fn enter_passes_both_arguments_and_returns_r0() {
+        let mut landing = Landing::default();
+        // SAFETY: a native function with the C ABI meets the contract of generated code.
+        let r0 = unsafe { enter(adds as *const () as u64, 40, 2, &mut landing) };
+        assert_eq!((r0, landing.left()), (42, false));
+    }
+
+    #[test]
+    fn leave_skips_the_frames_and_keeps_the_callers_registers() {
+        let mut landing = Landing::default();
+        LANDING.with(|l| l.set(&mut landing));
+        let before: Vec<u64> = (0..64).collect();
+        // SAFETY: as above; `leaves` has nothing to drop.
+        let r0 = unsafe { enter(leaves as *const () as u64, 0, 0, &mut landing) };
+        assert_eq!((r0, landing.left()), (0, true));
+        assert_eq!(before.iter().sum::<u64>(), 2016);
+    }
+}

@@ -1,0 +1,117 @@
+//! The project's own rules: which room may import which, and where `unsafe` may stand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms in their order: each imports only what stands before it.
+const ROOMS: [&str; 15] = [
+    "insn", "object", "link", "helper", "map", "context", "verify", "jit", "text", "rcu", "interp", "run", "runtime",
+    "observe", "lib",
+];
+
+/// Where `unsafe` may stand: files and folders below `src`.
+const UNSAFE: [&str; 6] = ["map/cell", "text/", "rcu/", "run/", "runtime/unverified.rs", "lib.rs"];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                files.push((path.strip_prefix(&src).unwrap().to_owned(), text));
+            }
+        }
+    }
+    assert!(files.len() > 20, "the sources were found");
+    files
+}
+
+fn room(path: &Path) -> usize {
+    let first = path.components().next().unwrap().as_os_str().to_str().unwrap();
+    let name = first.strip_suffix(".rs").unwrap_or(first);
+    ROOMS.iter().position(|r| *r == name).unwrap_or_else(|| panic!("{} is in no known room", path.display()))
+}
+
+/// The part of a file that is not its unit tests.
+fn production(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap()
+}
+
+/// The lines of `text` that are code, with their numbers.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(n, l)| (n + 1, l.trim_start())).filter(|(_, l)| !l.starts_with("//"))
+}
+
+#[test]
+fn a_room_imports_only_rooms_before_it() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let here = room(&path);
+        if ROOMS[here] == "lib" {
+            continue;
+        }
+        for (line, code) in code(production(&text)) {
+            for part in code.split("crate::").skip(1) {
+                let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if let Some(there) = ROOMS.iter().position(|r| *r == name)
+                    && there > here
+                {
+                    wrong.push(format!("{}:{line}: {} imports {name}", path.display(), ROOMS[here]));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "rooms import what stands after them:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_only_in_its_rooms() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let name = path.to_str().unwrap();
+        if UNSAFE.iter().any(|u| name.starts_with(u)) {
+            continue;
+        }
+        for (line, code) in code(&text) {
+            if code.contains("unsafe ") || code.contains("allow(unsafe_code)") {
+                wrong.push(format!("{name}:{line}: {code}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "unsafe outside its rooms:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_rooms_do_no_io_and_start_no_threads() {
+    for (path, text) in sources() {
+        if !["insn", "object", "link", "verify", "jit"].contains(&ROOMS[room(&path)]) {
+            continue;
+        }
+        for (line, code) in code(production(&text)) {
+            let impure = ["std::fs", "std::thread", "std::net", "std::env", "println!"];
+            assert!(!impure.iter().any(|b| code.contains(b)), "{}:{line}: {code}", path.display());
+        }
+    }
+}
+
+#[test]
+fn map_code_contains_no_machine_code() {
+    for (path, text) in sources().into_iter().filter(|(p, _)| ROOMS[room(p)] == "map") {
+        for (line, code) in code(production(&text)) {
+            let machine = ["0xe9", "0xE9", "rel32", "asm!", "membarrier"];
+            assert!(!machine.iter().any(|b| code.contains(b)), "{}:{line}: {code}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{} has no first line", path.display());
+    }
+}
