@@ -8,68 +8,49 @@ use std::cell::Cell;
 use std::ptr;
 
 use super::stub::{self, Landing};
+use super::worker::Core;
 
 /// The innermost run of this thread.
-pub(super) struct Current {
-    /// The worker's CPU number.
-    pub cpu: u32,
-    /// How many runs are around this one.
+pub(super) struct Current<'a> {
+    /// The worker it runs on.
+    pub worker: &'a Core,
+    /// How many runs of this thread are around it.
     pub depth: u32,
     /// Where a helper's panic continues; null in the interpreter.
     pub landing: *mut Landing,
-    /// Where `trace_printk` writes.
-    pub log: *const dyn TraceLog,
-    /// The nested-run service of the worker.
-    pub nested: *const dyn Nested,
-}
-
-/// Receives the lines of `trace_printk`.
-pub trait TraceLog: Send + Sync {
-    /// One line, without the line feed; `cpu` is the worker's number.
-    fn line(&self, cpu: u32, text: &str);
-}
-
-/// Runs a program from inside a run, on the same worker.
-pub(super) trait Nested {
-    fn run(&self, program: &super::Entry<'_>, ctx: &crate::context::Context) -> Result<u64, super::RunError>;
 }
 
 thread_local! {
-    static CURRENT: Cell<*const Current> = const { Cell::new(ptr::null()) };
+    static CURRENT: Cell<*const Current<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// Makes `current` the innermost run of this thread until it is dropped.
-pub(super) struct Scope {
-    outer: *const Current,
-}
-
-impl Scope {
-    /// # Safety
-    /// `current` stays in place and is not moved until the scope is dropped, on this thread.
-    pub(super) unsafe fn enter(current: *const Current) -> Scope {
-        Scope { outer: CURRENT.replace(current) }
+/// Makes `current` the innermost run of this thread while `f` runs.
+#[inline]
+pub(super) fn scope<R>(current: &Current<'_>, f: impl FnOnce() -> R) -> R {
+    struct Restore(*const Current<'static>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
     }
-}
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        CURRENT.set(self.outer);
-    }
+    // The lifetime is erased only for storage: `Restore` takes the pointer away before `current`'s borrow ends.
+    let _restore = Restore(CURRENT.replace(ptr::from_ref(current).cast()));
+    f()
 }
 
 /// Calls `f` with the innermost run, `None` outside of any.
-pub(super) fn with<R>(f: impl FnOnce(Option<&Current>) -> R) -> R {
-    // SAFETY: `Scope::enter`'s caller keeps it in place for as long as the thread-local points to it.
+pub(super) fn with<R>(f: impl FnOnce(Option<&Current<'_>>) -> R) -> R {
+    // SAFETY: `scope` keeps what the thread-local points to borrowed for as long as it does.
     f(unsafe { CURRENT.get().as_ref() })
 }
 
 /// Number of the CPU that this run counts as: the worker's. 0 outside of a run.
 pub(crate) fn cpu() -> u32 {
-    with(|c| c.map_or(0, |c| c.cpu))
+    with(|c| c.map_or(0, |c| c.worker.cpu()))
 }
 
 /// How many runs this thread is in: 0 outside.
-pub fn depth() -> u32 {
+pub(super) fn depth() -> u32 {
     with(|c| c.map_or(0, |c| c.depth + 1))
 }
 
@@ -77,8 +58,7 @@ pub fn depth() -> u32 {
 pub(crate) fn trace(text: &str) {
     with(|c| {
         if let Some(c) = c {
-            // SAFETY: the log belongs to the runtime, which the running worker holds.
-            unsafe { &*c.log }.line(c.cpu, text);
+            c.worker.shared().log.line(c.worker.cpu(), text);
         }
     });
 }

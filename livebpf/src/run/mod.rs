@@ -1,3 +1,27 @@
-//! (see architecture)
+//! Running programs: the entry stub, workers, and the glue to helpers. The one place that calls generated code.
+//!
+//! An outermost run is a read-side section of the runtime's [`Domain`](crate::rcu::Domain): it enters, resolves its entry in the current
+//! generation's table, passes through the stub, and leaves. A program that an update takes away meanwhile stays
+//! in place until the section is left.
 
-pub mod helpers;
+mod current;
+mod custom;
+mod error;
+mod generation;
+pub(crate) mod helpers;
+mod host;
+mod program;
+mod shared;
+mod stack;
+mod stub;
+mod worker;
+
+pub use custom::{HelperCall, HelperFn};
+pub use error::RunError;
+pub use program::Program;
+pub use shared::{Engine, TraceLog};
+pub use worker::{Pinned, Worker};
+
+pub(crate) use custom::{Custom, shim as custom_shim};
+pub(crate) use program::{Body, Loaded, Native};
+pub(crate) use shared::Shared;

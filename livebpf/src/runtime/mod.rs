@@ -1,1 +1,31 @@
-//! (see architecture)
+//! Owns everything: loads objects, runs programs, updates slots, retires what was replaced.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use livebpf::{context::Context, object::Object, runtime::{ProgramArray, Runtime}};
+//!
+//! let runtime = Runtime::new()?;
+//! let ebpf = runtime.load(&Object::parse(&std::fs::read("chain.bpf.o")?)?)?;
+//! let stages = ProgramArray::try_from(ebpf.map("stages").ok_or("no map `stages`")?)?;
+//! stages.set(0, ebpf.program("count").ok_or("no program `count`")?)?;
+//!
+//! let mut worker = runtime.worker()?; // one per thread
+//! let mut packet = Context::xdp(&[0; 64])?;
+//! let verdict = worker.run(ebpf.program("parse").ok_or("no program `parse`")?, &mut packet)?;
+//! # Ok(()) }
+//! ```
+
+mod builder;
+mod ebpf;
+mod error;
+mod load;
+mod maps;
+mod unverified;
+
+pub use builder::{Runtime, RuntimeBuilder};
+pub use ebpf::Ebpf;
+pub use error::Error;
+pub use load::LoadOptions;
+pub use maps::{MapHandle, ProgramArray};
+
+pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};

@@ -1,0 +1,87 @@
+//! Helpers of the embedder: closures that programs call by a number from [`crate::helper::FIRST_CUSTOM`].
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Program, RunError, current};
+use crate::context::Context;
+use crate::helper::{Arg, Proto};
+use crate::map::cell::Slice;
+
+/// What an embedder's helper does.
+pub type HelperFn = dyn Fn(&HelperCall<'_>) -> u64 + Send + Sync;
+
+/// One embedder's helper: its contract and its closure.
+pub(crate) struct Custom {
+    pub(crate) proto: Proto,
+    pub(crate) function: Box<HelperFn>,
+}
+
+impl fmt::Debug for Custom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "helper {} ({})", self.proto.id, self.proto.name)
+    }
+}
+
+/// One call of an embedder's helper.
+pub struct HelperCall<'a> {
+    proto: &'a Proto,
+    args: [u64; 5],
+}
+
+impl HelperCall<'_> {
+    /// The argument in R`n + 1`, `n` from 0 to 4. Arguments that the prototype does not name hold arbitrary values.
+    ///
+    /// # Panics
+    /// When `n` is above 4.
+    pub fn arg(&self, n: usize) -> u64 {
+        self.args[n]
+    }
+
+    /// The memory that argument `n` points to, where the prototype says that it is memory followed by its size.
+    /// `None` for other kinds and for null.
+    pub fn memory(&self, n: usize) -> Option<Slice<'_>> {
+        let is_memory = matches!(self.proto.args.get(n)?, Arg::Mem | Arg::MemOrNull | Arg::MemUninit);
+        let sized = matches!(self.proto.args.get(n + 1)?, Arg::Size | Arg::SizeOrZero);
+        if !is_memory || !sized || self.args[n] == 0 {
+            return None;
+        }
+        // SAFETY: the program was verified against the prototype (or the interpreter has checked this call), so
+        // [args[n], args[n] + args[n+1]) is memory the program may use, and it outlives the call.
+        Some(unsafe { Slice::from_raw(self.args[n], self.args[n + 1] as usize) })
+    }
+
+    /// Number of the CPU that the run counts as.
+    pub fn cpu(&self) -> u32 {
+        current::cpu()
+    }
+
+    /// Runs another program on this worker, inside the current run, with a tail-call budget of its own.
+    ///
+    /// # Errors
+    /// As [`Worker::run`](super::Worker::run); [`RunError::TooDeep`] when runs are nested too deeply.
+    pub fn run(&self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
+        current::with(|c| match c {
+            Some(c) => c.worker.run(program, ctx).map(|r0| r0 as u32),
+            None => Err(RunError::NotInside),
+        })
+    }
+}
+
+/// Calls `custom`; `None` when it panicked.
+pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
+    let call = HelperCall { proto: &custom.proto, args };
+    // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
+    catch_unwind(AssertUnwindSafe(|| (custom.function)(&call))).ok()
+}
+
+/// The native function behind every embedder's helper. `data` is the address of its [`Custom`].
+pub(crate) extern "C" fn shim(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, data: u64) -> u64 {
+    // SAFETY: generated code passes `Symbol::HelperData`, which was resolved to a `Custom` of the runtime that owns the code.
+    let custom = unsafe { &*(data as *const Custom) };
+    match call(custom, [r1, r2, r3, r4, r5]) {
+        Some(r0) => r0,
+        None => current::leave_after_panic(),
+    }
+}

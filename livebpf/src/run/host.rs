@@ -1,0 +1,55 @@
+//! What the interpreter needs from outside: helper functions and the programs in slots.
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::custom;
+use super::helpers;
+use super::program::Loaded;
+use super::shared::Shared;
+use crate::helper::Proto;
+use crate::interp::{self, Executable, Fault};
+use crate::map::Map;
+
+/// The interpreter's host for runs of one runtime.
+pub(super) struct Host<'a> {
+    shared: &'a Shared,
+    panicked: bool,
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Host<'a> {
+        Host { shared, panicked: false }
+    }
+    /// A helper panicked, which is why the run ended with a fault.
+    pub(super) fn panicked(&self) -> bool {
+        self.panicked
+    }
+}
+
+impl interp::Host for Host<'_> {
+    fn proto(&self, id: u32) -> Option<&Proto> {
+        self.shared.helpers.get(id)
+    }
+
+    fn call(&mut self, id: u32, args: [u64; 5]) -> Result<u64, Fault> {
+        let result = match self.shared.custom.get(&id) {
+            Some(custom) => custom::call(custom, args),
+            None => {
+                let native = helpers::native(id).ok_or(Fault::UnknownHelper { id })?;
+                // SAFETY: the interpreter has checked the arguments against the helper's prototype.
+                catch_unwind(AssertUnwindSafe(|| unsafe { (native.inner)(args) })).ok()
+            }
+        };
+        result.ok_or_else(|| {
+            self.panicked = true;
+            Fault::HelperPanicked { id }
+        })
+    }
+
+    fn tail_target(&mut self, map: &Map, index: u32) -> Option<Arc<Executable>> {
+        let member = map.prog_array()?.get(index)?;
+        member.as_any().downcast_ref::<Loaded>().map(|l| l.executable().clone())
+    }
+}

@@ -1,0 +1,101 @@
+//! What all workers and programs of one runtime share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::custom::Custom;
+use super::generation::Generation;
+use crate::helper::Table;
+use crate::rcu::Domain;
+use crate::text::Region;
+use crate::text::patch::Patcher;
+
+/// How programs are executed. The results are the same in all three.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Engine {
+    /// The checking interpreter: slow, and the specification.
+    Interp,
+    /// Machine code whose tail calls through a known slot are direct jumps, patched when the slot changes.
+    Jit,
+    /// Machine code that reads the slot at every tail call and is never patched.
+    Slot,
+}
+
+impl Engine {
+    /// `interp`, `jit` or `slot`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Engine::Interp => "interp",
+            Engine::Jit => "jit",
+            Engine::Slot => "slot",
+        }
+    }
+}
+
+impl std::str::FromStr for Engine {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Engine, String> {
+        [Engine::Interp, Engine::Jit, Engine::Slot]
+            .into_iter()
+            .find(|e| e.name() == s)
+            .ok_or_else(|| format!("unknown engine {s:?}, wanted interp, jit or slot"))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Receives the lines of `trace_printk`.
+pub trait TraceLog: Send + Sync {
+    /// One line, without the line feed; `cpu` is the worker's number.
+    fn line(&self, cpu: u32, text: &str);
+}
+
+/// One runtime's common part.
+pub(crate) struct Shared {
+    /// How programs are executed.
+    pub(crate) engine: Engine,
+    /// How many CPU numbers workers can have.
+    pub(crate) cpus: u32,
+    /// Where code lies; `None` for the interpreter.
+    pub(crate) region: Option<Arc<Region>>,
+    /// The update lock and everything under it.
+    pub(crate) patcher: Arc<Patcher>,
+    /// Read-side sections and deferred reclaim.
+    pub(crate) domain: Domain,
+    /// Entries of all programs.
+    pub(crate) generation: Generation,
+    /// Contracts of all helpers.
+    pub(crate) helpers: Table,
+    /// The embedder's helpers, each at a fixed address that code refers to.
+    pub(crate) custom: BTreeMap<u32, Box<Custom>>,
+    /// Where `trace_printk` goes.
+    pub(crate) log: Box<dyn TraceLog>,
+    /// CPU numbers in use.
+    pub(super) taken: std::sync::Mutex<Vec<bool>>,
+}
+
+impl Shared {
+    /// Takes the lowest free CPU number.
+    pub(super) fn take_cpu(&self) -> Option<u32> {
+        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        let cpu = taken.iter().position(|t| !t)?;
+        taken[cpu] = true;
+        Some(cpu as u32)
+    }
+
+    /// Gives a CPU number back.
+    pub(super) fn release_cpu(&self, cpu: u32) {
+        self.taken.lock().unwrap_or_else(|e| e.into_inner())[cpu as usize] = false;
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("engine", &self.engine).field("cpus", &self.cpus).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,163 @@
+//! A thread's licence to run programs: its reader record, its CPU number, and the way into the code.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::current::{self, Current};
+use super::error::RunError;
+use super::host::Host;
+use super::program::{Body, Loaded, Program};
+use super::shared::Shared;
+use super::stub::{self, Landing};
+use super::stack;
+use crate::context::Context;
+use crate::interp;
+use crate::rcu::{self, Reader};
+
+/// Most runs inside each other on one thread.
+const MAX_DEPTH: u32 = 8;
+
+/// Runs programs on the calling thread. Make one per thread; it can be sent to another thread between runs.
+pub struct Worker {
+    core: Core,
+}
+
+/// What a worker and the runs nested in its runs share.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    reader: Reader,
+    cpu: u32,
+}
+
+/// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
+/// Each run still sees the updates made before it started.
+pub struct Pinned<'a> {
+    core: &'a Core,
+    _section: rcu::Guard<'a>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Result<Worker, RunError> {
+        let cpu = shared.take_cpu().ok_or(RunError::NoCpu { cpus: shared.cpus })?;
+        Ok(Worker { core: Core { shared: shared.clone(), reader: shared.domain.register(), cpu } })
+    }
+
+    /// The CPU number that this worker's runs see, and whose per-CPU values they use.
+    pub fn cpu(&self) -> u32 {
+        self.core.cpu
+    }
+
+    /// Runs `program` on `ctx`; returns the low 32 bits of R0, which is what Linux takes as the verdict.
+    ///
+    /// # Errors
+    /// [`RunError`]; the context is unchanged unless the program was started.
+    pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
+        self.core.run(program, ctx).map(|r0| r0 as u32)
+    }
+
+    /// Enters a read-side section for a batch of runs.
+    ///
+    /// # Errors
+    /// [`RunError::Forked`] in a fork's child.
+    pub fn pin(&mut self) -> Result<Pinned<'_>, RunError> {
+        self.core.check_process()?;
+        Ok(Pinned { core: &self.core, _section: self.core.reader.enter() })
+    }
+}
+
+impl Pinned<'_> {
+    /// As [`Worker::run`], inside this section.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    #[inline]
+    pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
+        self.core.run_in_section(&program.loaded, ctx).map(|r0| r0 as u32)
+    }
+}
+
+impl Core {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+    pub(super) fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    fn check_process(&self) -> Result<(), RunError> {
+        if rcu::forked() { Err(RunError::Forked) } else { Ok(()) }
+    }
+
+    /// One run in a section of its own; nested in another run where the thread is inside one.
+    #[inline]
+    pub(super) fn run(&self, program: &Program, ctx: &mut Context) -> Result<u64, RunError> {
+        self.check_process()?;
+        let _section = self.reader.enter();
+        self.run_in_section(&program.loaded, ctx)
+    }
+
+    /// One run. The caller is inside a read-side section.
+    #[inline]
+    fn run_in_section(&self, program: &Loaded, ctx: &mut Context) -> Result<u64, RunError> {
+        self.check(program, ctx)?;
+        let depth = current::depth();
+        if depth >= MAX_DEPTH {
+            return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
+        }
+        match program.body() {
+            Body::Interp => self.interpret(program, ctx, depth),
+            Body::Native(_) => self.call(program, ctx, depth),
+        }
+    }
+
+    #[inline]
+    fn check(&self, program: &Loaded, ctx: &Context) -> Result<(), RunError> {
+        if !Arc::ptr_eq(&program.shared, &self.shared) {
+            return Err(RunError::OtherRuntime { program: program.linked().name.clone() });
+        }
+        let wanted = program.context_name();
+        if ctx.desc().name != wanted {
+            let program = program.linked().name.clone();
+            return Err(RunError::Context { program, wanted, found: ctx.desc().name });
+        }
+        Ok(())
+    }
+
+    fn interpret(&self, program: &Loaded, ctx: &mut Context, depth: u32) -> Result<u64, RunError> {
+        let current = Current { worker: self, depth, landing: std::ptr::null_mut() };
+        let mut host = Host::new(&self.shared);
+        let result = current::scope(&current, || interp::run(program.executable(), ctx, &mut host));
+        let name = || program.linked().name.clone();
+        match result {
+            Ok(r0) => Ok(r0),
+            Err(_) if host.panicked() => Err(RunError::HelperPanicked { program: name() }),
+            Err(fault) => Err(RunError::Fault { program: name(), fault }),
+        }
+    }
+
+    #[inline]
+    fn call(&self, program: &Loaded, ctx: &mut Context, depth: u32) -> Result<u64, RunError> {
+        let generation = &self.shared.generation;
+        if let Some(found) = stack::remaining()
+            && found < generation.stack()
+        {
+            return Err(RunError::Stack { found, wanted: generation.stack() });
+        }
+        let entry = generation.resolve(program.entry);
+        let mut landing = Landing::default();
+        let current = Current { worker: self, depth, landing: &raw mut landing };
+        // SAFETY: the entry is not 0 and its image is in place: the caller holds the program. The images that its tail calls
+        // lead to stay until the section that the caller is in is left. The context is of the program's type, and the stack suffices.
+        let r0 = current::scope(&current, || unsafe { stub::enter(entry, ctx.record_addr(), 0, &raw mut landing) });
+        if landing.left() {
+            return Err(RunError::HelperPanicked { program: program.linked().name.clone() });
+        }
+        Ok(r0)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shared.release_cpu(self.cpu);
+    }
+}

@@ -1,0 +1,196 @@
+//! Making a runtime.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::error::Error;
+use crate::helper::{FIRST_CUSTOM, Proto, Table};
+use crate::rcu::Domain;
+use crate::run::{self, Custom, Engine, HelperCall, Shared, TraceLog, Worker};
+use crate::text::patch::Patcher;
+use crate::text::sync::CoreSync;
+use crate::text::{Region, RegionOptions};
+
+/// A runtime: a set of programs and maps that can refer to each other, and the code memory they lie in.
+///
+/// Handles are cheap to clone; the runtime goes when the last handle, program, map and worker is gone.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ids: Arc<Ids>,
+}
+
+/// Numbers of programs and maps, never given out twice.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    program: AtomicU32,
+    map: AtomicU32,
+}
+
+impl Ids {
+    pub(super) fn next_program(&self) -> u32 {
+        self.program.fetch_add(1, Ordering::Relaxed) + 1
+    }
+    pub(super) fn next_map(&self) -> u32 {
+        self.map.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Options of a [`Runtime`].
+pub struct RuntimeBuilder {
+    engine: Engine,
+    cpus: u32,
+    code_bytes: usize,
+    log: Box<dyn TraceLog>,
+    custom: Vec<Custom>,
+}
+
+/// The default destination of `trace_printk`: the `log` crate, target `livebpf::trace`, level info.
+struct LogCrate;
+
+impl TraceLog for LogCrate {
+    fn line(&self, cpu: u32, text: &str) {
+        log::info!(target: "livebpf::trace", "[{cpu:03}] {text}");
+    }
+}
+
+impl Default for RuntimeBuilder {
+    fn default() -> RuntimeBuilder {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        RuntimeBuilder {
+            engine: Engine::Jit,
+            cpus,
+            code_bytes: RegionOptions::default().capacity,
+            log: Box::new(LogCrate),
+            custom: Vec::new(),
+        }
+    }
+}
+
+impl RuntimeBuilder {
+    /// How programs are executed. Default: [`Engine::Jit`], or [`Engine::Slot`] where the system cannot patch running code.
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// How many workers there can be at once, which is also how many values an entry of a per-CPU map has. Default: the
+    /// number of CPUs this process may use.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Bytes of address space for machine code; memory is used as it fills. Default: 256 MiB, at most 1 GiB.
+    pub fn code_bytes(mut self, bytes: usize) -> Self {
+        self.code_bytes = bytes;
+        self
+    }
+
+    /// Where `trace_printk` writes. Default: the `log` crate, target `livebpf::trace`.
+    pub fn trace_log(mut self, log: impl TraceLog + 'static) -> Self {
+        self.log = Box::new(log);
+        self
+    }
+
+    /// Adds a helper of the embedder. `proto.id` is at least [`FIRST_CUSTOM`]. The function is called on the thread that
+    /// runs the program; a panic in it ends the run with [`RunError::HelperPanicked`](super::RunError::HelperPanicked).
+    pub fn helper(mut self, proto: Proto, function: impl Fn(&HelperCall<'_>) -> u64 + Send + Sync + 'static) -> Self {
+        self.custom.push(Custom { proto, function: Box::new(function) });
+        self
+    }
+
+    /// Makes the runtime.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for contradictions; [`Error::Text`] where the system refuses executable memory.
+    pub fn build(self) -> Result<Runtime, Error> {
+        if self.cpus == 0 || self.cpus > 4096 {
+            return Err(Error::Options(format!("cpus is {}, wanted 1 to 4096", self.cpus)));
+        }
+        let mut helpers = Table::builtin();
+        let mut custom = BTreeMap::new();
+        for helper in self.custom {
+            let id = helper.proto.id;
+            if id < FIRST_CUSTOM || custom.contains_key(&id) {
+                let why = if id < FIRST_CUSTOM { "is reserved for built-in helpers" } else { "is given twice" };
+                return Err(Error::Options(format!("helper {}: number {id} {why}", helper.proto.name)));
+            }
+            helpers.register(helper.proto.clone()).map_err(|e| Error::Options(e.to_string()))?;
+            custom.insert(id, Box::new(helper));
+        }
+        let sync = CoreSync::new();
+        let engine = match self.engine {
+            Engine::Jit if !sync.available() => {
+                log::warn!(target: "livebpf", "no core-serialising membarrier here: tail calls go through their slots");
+                Engine::Slot
+            }
+            engine => engine,
+        };
+        let region = match engine {
+            Engine::Interp => None,
+            Engine::Jit | Engine::Slot => {
+                let near = run::helpers::anchor();
+                Some(Region::new(&RegionOptions { capacity: self.code_bytes, near: Some(near) })?)
+            }
+        };
+        let domain = Domain::new(sync.clone());
+        let patcher = Patcher::new(sync, Arc::new(domain.clone()));
+        let shared = Shared::new(engine, self.cpus, region, patcher, domain, helpers, custom, self.log);
+        Ok(Runtime { shared: Arc::new(shared), ids: Arc::default() })
+    }
+}
+
+impl Runtime {
+    /// A runtime with the default options.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn new() -> Result<Runtime, Error> {
+        Runtime::builder().build()
+    }
+
+    /// Options, to be followed by `build`.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// How programs are executed: what was asked for, or [`Engine::Slot`] where patching is not available.
+    pub fn engine(&self) -> Engine {
+        self.shared.engine
+    }
+
+    /// How many workers there can be at once.
+    pub fn cpus(&self) -> u32 {
+        self.shared.cpus
+    }
+
+    /// Bytes of code memory in use.
+    pub fn code_used(&self) -> usize {
+        self.shared.region.as_ref().map_or(0, |r| r.used())
+    }
+
+    /// A worker for one thread.
+    ///
+    /// # Errors
+    /// [`RunError::NoCpu`](super::RunError::NoCpu) when [`RuntimeBuilder::cpus`] workers exist.
+    pub fn worker(&self) -> Result<Worker, Error> {
+        Ok(Worker::new(&self.shared)?)
+    }
+
+    /// Waits until everything retired so far is reclaimed: replaced programs, closed sites, cleared arrays.
+    ///
+    /// # Errors
+    /// [`Error::Options`] when called from inside a run, which it would wait for.
+    pub fn barrier(&self) -> Result<(), Error> {
+        self.shared.domain.barrier().map_err(|e| Error::Options(e.to_string()))
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}

@@ -1,0 +1,75 @@
+//! The library's top-level error.
+
+use crate::jit::JitError;
+use crate::link::LinkError;
+use crate::map::MapError;
+use crate::object::ObjectError;
+use crate::run::RunError;
+use crate::text::TextError;
+use crate::verify::Rejection;
+
+/// Why an operation on a runtime was refused. Nothing has changed when one is returned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The object cannot be read.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A program of the object cannot be put together.
+    #[error("program {program}: {source}")]
+    Link {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: LinkError,
+    },
+    /// A program was not accepted.
+    #[error("program {program} was rejected: {rejection}")]
+    Rejected {
+        /// Its name.
+        program: String,
+        /// Which rule, where, and the way there.
+        rejection: Box<Rejection>,
+    },
+    /// A program cannot be compiled.
+    #[error("program {program}: {source}")]
+    Jit {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: JitError,
+    },
+    /// There is no room for code, or no way to get it.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A map cannot be created, or an operation on it was refused.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: String,
+        /// Why; [`MapError::errno`] gives the kernel's number.
+        source: MapError,
+    },
+    /// The object has nothing of that name.
+    #[error("no {kind} named {name:?}; there is {known}")]
+    Unknown {
+        /// `program`, `map` or `variable`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        known: String,
+    },
+    /// The options of a load or a builder contradict each other or the object.
+    #[error("{0}")]
+    Options(String),
+    /// The runtime holds as many programs as it can.
+    #[error("the runtime holds {0} programs and can hold no more")]
+    Full(usize),
+    /// A run or a worker was refused.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// An update was refused because the process is a fork's child.
+    #[error("this process was forked from the one that made the runtime: make a runtime of its own")]
+    Forked,
+}

@@ -1,0 +1,217 @@
+//! The user's handles of maps.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::error::Error;
+use crate::map::{Map, MapError};
+use crate::object::{MapDef, MapType};
+use crate::rcu;
+use crate::run::{Program, Shared};
+
+/// A user's handle of a map. Cheap to clone; programs hold maps on their own.
+///
+/// Programs hold their maps and a program array holds its programs; that cycle is cut when the last *user's* handle of the
+/// array goes: all its slots are emptied, as Linux does.
+#[derive(Clone)]
+pub struct MapHandle {
+    user: Arc<User>,
+}
+
+struct User {
+    map: Arc<Map>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for User {
+    /// Empties a program array. In the background: this may be dropped inside a run, or with locks held.
+    fn drop(&mut self) {
+        if self.map.prog_array().is_none() {
+            return;
+        }
+        let (map, shared) = (self.map.clone(), Arc::downgrade(&self.shared));
+        self.shared.domain.defer(Box::new(move || {
+            if let (Some(shared), Some(array)) = (shared.upgrade(), map.prog_array()) {
+                let old = array.clear(&mut shared.patcher.lock());
+                shared.domain.retire(old);
+            }
+        }));
+    }
+}
+
+impl MapHandle {
+    pub(super) fn new(map: Arc<Map>, shared: Arc<Shared>) -> MapHandle {
+        MapHandle { user: Arc::new(User { map, shared }) }
+    }
+    pub(super) fn map(&self) -> &Arc<Map> {
+        &self.user.map
+    }
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.user.shared
+    }
+
+    /// Its number, unique in the runtime.
+    pub fn id(&self) -> u32 {
+        self.map().id()
+    }
+    /// Its name; global data goes by its section.
+    pub fn name(&self) -> &str {
+        &self.map().def().name
+    }
+    /// Its type.
+    pub fn map_type(&self) -> MapType {
+        self.map().def().map_type
+    }
+    /// Type, sizes and flags.
+    pub fn def(&self) -> &Arc<MapDef> {
+        self.map().def()
+    }
+    /// Number of entries in use; for arrays the number there are.
+    pub fn len(&self) -> u32 {
+        self.map().len()
+    }
+    /// Whether no entry is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn error(&self, source: MapError) -> Error {
+        Error::Map { map: self.name().to_owned(), source }
+    }
+
+    /// The value at `key`. For per-CPU maps one value after the other, each rounded up to 8 bytes; for a program
+    /// array the program's number, 4 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: ENOENT, EINVAL for a key of the wrong size.
+    pub fn read(&self, key: &[u8]) -> Result<Vec<u8>, Error> {
+        self.map().read(key).map_err(|e| self.error(e))
+    }
+
+    /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2). Sizes as in [`read`](Self::read).
+    ///
+    /// # Errors
+    /// [`Error::Map`] with the kernel's errno. A program array is written through [`ProgramArray`]: EINVAL here.
+    pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Error> {
+        self.map().write(key, value, flags).map_err(|e| self.error(e))
+    }
+
+    /// Writes some bytes of global data, and no others: programs may be changing the rest.
+    pub(super) fn write_data(&self, offset: u32, value: &[u8]) -> Result<(), Error> {
+        self.map().write_data(offset, value).map_err(|e| self.error(e))
+    }
+
+    /// Removes the entry at `key`.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: ENOENT; EINVAL where entries cannot be removed.
+    pub fn remove(&self, key: &[u8]) -> Result<(), Error> {
+        match ProgramArray::try_from(self) {
+            Ok(array) => array.clear_index(array.index(key)?),
+            Err(_) => self.map().delete(key).map_err(|e| self.error(e)),
+        }
+    }
+
+    /// The key that follows `key`, or the first; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: EINVAL for a key of the wrong size.
+    pub fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        match self.map().next_key(key) {
+            Ok(key) => Ok(Some(key)),
+            Err(e) if e.errno() == libc::ENOENT => Ok(None),
+            Err(e) => Err(self.error(e)),
+        }
+    }
+
+    /// All keys, in the map's order. Entries that come and go meanwhile may be missed or found.
+    ///
+    /// # Errors
+    /// As [`next_key`](Self::next_key).
+    pub fn keys(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        // A map that is written to meanwhile could lead round in circles: never more keys than it can hold.
+        while keys.len() < self.def().max_entries as usize {
+            match self.next_key(keys.last().map(Vec::as_slice))? {
+                Some(key) => keys.push(key),
+                None => break,
+            }
+        }
+        Ok(keys)
+    }
+}
+
+impl fmt::Debug for MapHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map {} ({}, {})", self.id(), self.name(), self.map_type())
+    }
+}
+
+/// A program array: slots that tail calls go through. All operations may be called from any thread, while programs run, and from
+/// inside a run; runs that start after one has returned see it.
+#[derive(Clone, Debug)]
+pub struct ProgramArray {
+    handle: MapHandle,
+}
+
+impl TryFrom<&MapHandle> for ProgramArray {
+    type Error = Error;
+    fn try_from(handle: &MapHandle) -> Result<ProgramArray, Error> {
+        match handle.map().prog_array() {
+            Some(_) => Ok(ProgramArray { handle: handle.clone() }),
+            None => Err(Error::Options(format!("map {} is of type {}, wanted prog_array", handle.name(), handle.map_type()))),
+        }
+    }
+}
+
+impl ProgramArray {
+    fn array(&self) -> &crate::map::prog_array::ProgArray {
+        self.handle.map().prog_array().expect("checked when the handle was made")
+    }
+
+    /// The slot that `key` names.
+    fn index(&self, key: &[u8]) -> Result<u32, Error> {
+        let key = key.try_into().map_err(|_| self.handle.error(MapError::key_size(4, key.len())))?;
+        Ok(u32::from_le_bytes(key))
+    }
+
+    /// Puts `program` into slot `index`; the program that was there is retired when no run can be inside it any more.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: E2BIG for an index past the end, EINVAL for a program of another contract than the array's.
+    /// [`Error::Options`] for a program of another runtime.
+    pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
+        let shared = self.handle.shared();
+        if !Arc::ptr_eq(shared, &program.loaded.shared) {
+            return Err(Error::Options(format!("{program:?} belongs to another runtime than map {}", self.handle.name())));
+        }
+        self.update(|array, poke| array.set(index, program.loaded.clone(), 0, poke))
+    }
+
+    /// Empties slot `index`; tail calls through it fall through from then on.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: E2BIG for an index past the end, ENOENT for an empty slot.
+    pub fn clear_index(&self, index: u32) -> Result<(), Error> {
+        self.update(|array, poke| array.clear_index(index, poke))
+    }
+
+    /// Number of the program in slot `index`.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: ENOENT for an empty slot or one past the end.
+    pub fn program_id(&self, index: u32) -> Result<u32, Error> {
+        let bytes = self.handle.read(&index.to_le_bytes())?;
+        Ok(u32::from_le_bytes(bytes.try_into().expect("a program array's value has 4 bytes")))
+    }
+
+    /// Number of slots.
+    pub fn len(&self) -> u32 {
+        self.handle.def().max_entries
+    }
+
+    /// Whether it has no slot: never.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
