@@ -1,0 +1,274 @@
+//! Loading: link, verify, compile, place and publish the programs of an object, all or none.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::builder::Runtime;
+use super::ebpf::{Ebpf, list};
+use super::error::Error;
+use super::maps::MapHandle;
+use crate::interp::Executable;
+use crate::jit::{self, Code, Symbol};
+use crate::link::{self, MapId, Program as Linked};
+use crate::map::prog_array::Contract;
+use crate::map::{Map, MapError};
+use crate::object::{MapDef, MapInit, MapType, Object, ProgType};
+use crate::run::{self, Body, Engine, Loaded, Native, Program, Shared};
+use crate::text::Image;
+use crate::verify::{self, Verified};
+
+/// What to load of an object, and how.
+#[derive(Clone, Default, Debug)]
+pub struct LoadOptions {
+    programs: Option<Vec<String>>,
+    prog_type: Option<ProgType>,
+    maps: BTreeMap<String, MapHandle>,
+    globals: BTreeMap<String, Vec<u8>>,
+}
+
+impl LoadOptions {
+    /// Only these programs, by the names of their entry functions. Default: all but those whose section name begins with `?`.
+    pub fn programs<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.programs = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The programs are of this type, whatever their section name says.
+    pub fn prog_type(mut self, prog_type: ProgType) -> Self {
+        self.prog_type = Some(prog_type);
+        self
+    }
+
+    /// Use an existing map instead of making the object's map `name`. Type and sizes have to agree.
+    pub fn reuse_map(mut self, name: &str, map: &MapHandle) -> Self {
+        self.maps.insert(name.to_owned(), map.clone());
+        self
+    }
+
+    /// What the global variable `name` holds when the programs are loaded; the way to set those in `.rodata`.
+    pub fn global(mut self, name: &str, value: &[u8]) -> Self {
+        self.globals.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+impl Runtime {
+    /// Loads an object: makes its maps, and links, verifies, compiles and publishes its programs.
+    ///
+    /// # Errors
+    /// [`Error`]; then nothing of the object is loaded.
+    pub fn load(&self, object: &Object) -> Result<Ebpf, Error> {
+        self.load_with(object, &LoadOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(&self, object: &Object, options: &LoadOptions) -> Result<Ebpf, Error> {
+        if crate::rcu::forked() {
+            return Err(Error::Forked);
+        }
+        let linked = link_programs(object, options)?;
+        let maps = self.make_maps(object, options, &linked)?;
+        let mut programs = Vec::with_capacity(linked.len());
+        for program in linked {
+            let bound = bind(&program, &maps)?;
+            let verified = self.verify(program)?;
+            programs.push(self.install(verified, bound)?);
+        }
+        let ebpf = Ebpf { programs, maps };
+        fill_arrays(&ebpf)?;
+        Ok(ebpf)
+    }
+
+    fn verify(&self, program: Linked) -> Result<Verified, Error> {
+        let name = program.name.clone();
+        verify::verify(program, &verify::Options::new(&self.shared.helpers))
+            .map_err(|rejection| Error::Rejected { program: name, rejection })
+    }
+
+    /// Makes a program that can be run and put into slots.
+    pub(super) fn install(&self, verified: Verified, maps: Vec<Arc<Map>>) -> Result<Program, Error> {
+        let shared = &self.shared;
+        let kind = verified.program().kind;
+        let contract = Contract::new(&kind, shared.engine != Engine::Interp);
+        for map in &maps {
+            if let Some(array) = map.prog_array() {
+                array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
+            }
+        }
+        let entry = shared.generation.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
+        let (body, address) = match self.compile(&verified, &maps) {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                shared.generation.release(entry);
+                return Err(error);
+            }
+        };
+        let executable = Arc::new(Executable { verified, maps });
+        let id = self.ids.next_program();
+        let loaded = Loaded::new(id, contract, entry, shared.clone(), body, executable);
+        shared.generation.publish(entry, address);
+        Ok(Program { loaded: Arc::new(loaded) })
+    }
+
+    /// Compiles and places; returns what executes the program and the address of its entry.
+    fn compile(&self, verified: &Verified, maps: &[Arc<Map>]) -> Result<(Body, u64), Error> {
+        let Some(region) = &self.shared.region else { return Ok((Body::Interp, 0)) };
+        let options = jit::Options {
+            tail_calls: match self.shared.engine {
+                Engine::Slot => jit::TailCalls::Slots,
+                Engine::Jit | Engine::Interp => jit::TailCalls::Patched,
+            },
+            helpers_near: region.reaches(run::helpers::anchor()),
+            ..jit::Options::for_this_cpu()
+        };
+        let code = jit::compile(verified, &options)
+            .map_err(|source| Error::Jit { program: verified.program().name.clone(), source })?;
+        let image = Image::place(region, &code, &|symbol| resolve(&self.shared, maps, symbol))?;
+        self.shared.generation.need_stack(run::stack_need(&code));
+        let tracking = self.track(&image, &code, maps);
+        let address = image.entry();
+        Ok((Body::Native(Box::new(Native { tracking, image, code })), address))
+    }
+
+    /// Registers the direct tail calls of an image with the arrays they go through, and brings them up to date.
+    fn track(&self, image: &Image, code: &Code, maps: &[Arc<Map>]) -> Option<crate::text::patch::Tracking> {
+        let array = |id: MapId| maps[id.0 as usize].clone();
+        Some(self.shared.patcher.track(image, &code.sites, &array))
+    }
+
+    fn make_maps(&self, object: &Object, options: &LoadOptions, programs: &[Linked]) -> Result<Vec<MapHandle>, Error> {
+        for name in options.maps.keys() {
+            if !object.maps().iter().any(|m| m.name == *name) {
+                let known = list(object.maps().iter().map(|m| m.name.as_str()));
+                return Err(Error::Unknown { kind: "map", name: name.clone(), known });
+            }
+        }
+        let defs = with_globals(object, &options.globals)?;
+        let mut maps = Vec::with_capacity(defs.len());
+        for def in defs {
+            if let Some(existing) = options.maps.get(&def.name) {
+                same_shape(&def, existing)?;
+                maps.push(existing.clone());
+                continue;
+            }
+            let used = programs.iter().any(|p| p.maps.iter().any(|m| m.name == def.name));
+            match Map::create(def.clone(), self.ids.next_map(), self.shared.cpus) {
+                Ok(map) => maps.push(MapHandle::new(map, self.shared.clone())),
+                // A map of a type that we lack stands in nobody's way as long as no program refers to it.
+                Err(MapError::Unsupported(_)) if !used => {}
+                Err(source) => return Err(map_error(&def, source)),
+            }
+        }
+        Ok(maps)
+    }
+}
+
+fn map_error(def: &MapDef, source: MapError) -> Error {
+    Error::Map { map: def.name.clone(), source }
+}
+
+/// Links the programs that `options` selects.
+fn link_programs(object: &Object, options: &LoadOptions) -> Result<Vec<Linked>, Error> {
+    let known = || list(object.programs().iter().map(|p| p.name.as_str()));
+    let names: Vec<String> = match &options.programs {
+        Some(names) => names.clone(),
+        None => object.programs().iter().filter(|p| p.autoload).map(|p| p.name.clone()).collect(),
+    };
+    let mut linked = Vec::with_capacity(names.len());
+    for name in names {
+        if !object.programs().iter().any(|p| p.name == name) {
+            return Err(Error::Unknown { kind: "program", name, known: known() });
+        }
+        let mut program = link::link(object, &name).map_err(|source| Error::Link { program: name, source })?;
+        if let Some(prog_type) = options.prog_type {
+            program.kind.prog_type = prog_type;
+        }
+        linked.push(program);
+    }
+    Ok(linked)
+}
+
+/// The object's map definitions with the user's values for global variables in them.
+fn with_globals(object: &Object, globals: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Arc<MapDef>>, Error> {
+    let mut defs: Vec<Arc<MapDef>> = object.maps().to_vec();
+    for (name, value) in globals {
+        let found = defs.iter_mut().find_map(|d| d.symbol(name).cloned().map(|s| (d, s)));
+        let Some((def, symbol)) = found else {
+            let known = list(object.maps().iter().flat_map(|m| m.symbols.iter().map(|s| s.name.as_str())));
+            return Err(Error::Unknown { kind: "variable", name: name.clone(), known });
+        };
+        if value.len() != symbol.size as usize {
+            return Err(Error::Options(format!("variable {name} has {} bytes, found {}", symbol.size, value.len())));
+        }
+        let def = Arc::make_mut(def);
+        let size = def.value_size as usize;
+        let mut data = match std::mem::take(&mut def.init) {
+            MapInit::Data(data) => data,
+            MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => vec![0; size],
+        };
+        data.resize(size, 0);
+        let start = symbol.offset as usize;
+        let place = data.get_mut(start..start + value.len());
+        place.ok_or_else(|| Error::Options(format!("variable {name} lies outside its section")))?.copy_from_slice(value);
+        def.init = MapInit::Data(data);
+    }
+    Ok(defs)
+}
+
+/// Refuses to use `existing` for `def` unless type, sizes and flags agree.
+fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
+    let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags);
+    let (wanted, found) = (shape(def), shape(existing.def()));
+    if wanted == found {
+        return Ok(());
+    }
+    Err(Error::Options(format!(
+        "map {} cannot be reused: the object wants (type, key, value, entries, flags) = {wanted:?}, found {found:?}",
+        def.name
+    )))
+}
+
+/// The map objects that a program refers to, in the order of its `maps`.
+fn bind(program: &Linked, maps: &[MapHandle]) -> Result<Vec<Arc<Map>>, Error> {
+    let find = |def: &Arc<MapDef>| {
+        let handle = maps.iter().find(|m| m.name() == def.name);
+        handle.map(|h| h.map().clone()).ok_or_else(|| Error::Unknown {
+            kind: "map",
+            name: def.name.clone(),
+            known: list(maps.iter().map(MapHandle::name)),
+        })
+    };
+    program.maps.iter().map(find).collect()
+}
+
+/// Fills the program arrays that have static initialisers.
+fn fill_arrays(ebpf: &Ebpf) -> Result<(), Error> {
+    for map in ebpf.maps().filter(|m| m.map_type() == MapType::PROG_ARRAY) {
+        let MapInit::Programs(slots) = &map.def().init else { continue };
+        let array = super::ProgramArray::try_from(map)?;
+        for (index, name) in slots {
+            // A program that was not selected leaves its slot empty, as in libbpf.
+            if let Some(program) = ebpf.program(name) {
+                array.set(*index, program)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Addresses for the code's relocations.
+fn resolve(shared: &Shared, maps: &[Arc<Map>], symbol: Symbol) -> Option<u64> {
+    let map = |id: MapId| maps.get(id.0 as usize);
+    match symbol {
+        Symbol::Helper(id) if shared.custom.contains_key(&id) => Some(run::custom_shim as *const () as u64),
+        Symbol::Helper(id) => run::helpers::native(id).map(|h| h.shim as *const () as u64),
+        Symbol::HelperData(id) => shared.custom.get(&id).map(|c| std::ptr::from_ref(&**c) as u64),
+        Symbol::Map(id) => map(id).map(|m| Arc::as_ptr(m) as u64),
+        Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
+        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.words_addr()),
+        Symbol::Poison | Symbol::Here(_) => None,
+    }
+}
