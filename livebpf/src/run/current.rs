@@ -6,12 +6,18 @@
 
 use std::cell::Cell;
 use std::ptr;
+use std::sync::Arc;
 
+use super::program::Loaded;
 use super::stub::{self, Landing};
 use super::worker::Core;
+use crate::map::Map;
+use crate::map::cell::Slice;
 
 /// The innermost run of this thread.
 pub(super) struct Current<'a> {
+    /// The program that was started.
+    pub program: &'a Loaded,
     /// The worker it runs on.
     pub worker: &'a Core,
     /// How many runs of this thread are around it.
@@ -63,10 +69,60 @@ pub(crate) fn trace(text: &str) {
     });
 }
 
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn now_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable and of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// Most bytes that a helper reads at an address of which the program says no size.
+const LONGEST: usize = 4096;
+
+/// The bytes from `addr` to the end of the map value that contains it, at most [`LONGEST`], in a map of the program that was
+/// started or of any that its tail calls can lead to. `None` for other memory. The window is valid during the helper's call.
+pub(crate) fn readable(addr: u64) -> Option<Slice<'static>> {
+    with(|c| {
+        let mut maps: Vec<Arc<Map>> = c?.program.maps().to_vec();
+        let mut next = 0;
+        while let Some(map) = maps.get(next).cloned() {
+            next += 1;
+            if let Some(len) = window(&map, addr) {
+                // SAFETY: the map holds these bytes, and is held by a program that this run may be in: both stay in place at
+                // least until the run's read-side section is left.
+                return Some(unsafe { Slice::from_raw(addr, len) });
+            }
+            let Some(array) = map.prog_array() else { continue };
+            let members = array.entries().into_iter().filter_map(|(index, _)| array.get(index));
+            for member in members {
+                let new = member.as_any().downcast_ref::<Loaded>().into_iter().flat_map(Loaded::maps);
+                let new: Vec<_> = new.filter(|m| !maps.iter().any(|known| Arc::ptr_eq(known, m))).cloned().collect();
+                maps.extend(new);
+            }
+        }
+        None
+    })
+}
+
+/// How many bytes from `addr` on lie in one value of `map`.
+fn window(map: &Map, addr: u64) -> Option<usize> {
+    map.value_region(addr, 1)?;
+    let (mut inside, mut outside) = (1, LONGEST + 1);
+    while outside - inside > 1 {
+        let middle = inside.midpoint(outside);
+        match map.value_region(addr, middle) {
+            Some(_) => inside = middle,
+            None => outside = middle,
+        }
+    }
+    Some(inside)
+}
+
 /// Ends the innermost run after a helper has panicked: control continues behind the run's entry, which reports it.
 ///
 /// Only for the shims that generated code calls. In the interpreter, which calls the inner functions, it is an abort.
-pub(crate) fn leave_after_panic() -> ! {
+pub(super) fn leave_after_panic() -> ! {
     let landing = with(|c| c.map_or(ptr::null_mut(), |c| c.landing));
     if landing.is_null() {
         std::process::abort();

@@ -1,6 +1,7 @@
 //! Why a run did not happen or did not end well.
 
 use crate::interp::Fault;
+use crate::object::ProgType;
 
 /// Why [`Worker::run`](super::Worker::run) has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,14 +14,14 @@ pub enum RunError {
         program: String,
     },
     /// The context is of another type than the program's.
-    #[error("program {program} takes a context of type {wanted}, found {found}")]
+    #[error("program {program} takes a context for {wanted}, found one for {found}")]
     Context {
         /// Its name.
         program: String,
-        /// The UAPI struct it takes.
-        wanted: &'static str,
-        /// The UAPI struct it was given.
-        found: &'static str,
+        /// Its type.
+        wanted: ProgType,
+        /// The type that the context was made for.
+        found: ProgType,
     },
     /// Runs are nested too deeply.
     #[error("runs are nested {found} deep, at most {limit} are allowed")]
@@ -31,7 +32,9 @@ pub enum RunError {
         limit: u32,
     },
     /// The thread's stack is too small for the worst chain of tail calls.
-    #[error("{found} bytes of stack are left, the worst chain of tail calls needs {wanted}: run on a thread with a larger stack")]
+    #[error(
+        "{found} bytes of stack are left, the worst chain of tail calls needs {wanted}: run on a thread with a larger stack"
+    )]
     Stack {
         /// Bytes left.
         found: u64,

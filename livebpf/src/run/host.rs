@@ -9,7 +9,7 @@ use super::helpers;
 use super::program::Loaded;
 use super::shared::Shared;
 use crate::helper::Proto;
-use crate::interp::{self, Executable, Fault};
+use crate::interp::{self, Executable, FaultKind};
 use crate::map::Map;
 
 /// The interpreter's host for runs of one runtime.
@@ -33,18 +33,18 @@ impl interp::Host for Host<'_> {
         self.shared.helpers.get(id)
     }
 
-    fn call(&mut self, id: u32, args: [u64; 5]) -> Result<u64, Fault> {
+    fn call(&mut self, id: u32, args: [u64; 5]) -> Result<u64, FaultKind> {
         let result = match self.shared.custom.get(&id) {
             Some(custom) => custom::call(custom, args),
             None => {
-                let native = helpers::native(id).ok_or(Fault::UnknownHelper { id })?;
+                let native = helpers::native(id).ok_or(FaultKind::NoHelper { id })?;
                 // SAFETY: the interpreter has checked the arguments against the helper's prototype.
                 catch_unwind(AssertUnwindSafe(|| unsafe { (native.inner)(args) })).ok()
             }
         };
         result.ok_or_else(|| {
             self.panicked = true;
-            Fault::HelperPanicked { id }
+            FaultKind::Helper(format!("helper {id} panicked"))
         })
     }
 

@@ -8,7 +8,7 @@ mod current;
 mod custom;
 mod error;
 mod generation;
-pub(crate) mod helpers;
+pub mod helpers;
 mod host;
 mod program;
 mod shared;
@@ -23,5 +23,7 @@ pub use shared::{Engine, TraceLog};
 pub use worker::{Pinned, Worker};
 
 pub(crate) use custom::{Custom, shim as custom_shim};
+pub(crate) use generation::{Generation, MAX_PROGRAMS};
 pub(crate) use program::{Body, Loaded, Native};
 pub(crate) use shared::Shared;
+pub(crate) use stack::need as stack_need;

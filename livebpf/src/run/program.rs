@@ -54,7 +54,7 @@ impl fmt::Debug for Program {
 /// Machine code in place, with its registration for patching.
 pub(crate) struct Native {
     /// Its direct tail calls are updated as long as this lives. Declared first: dropped before the code.
-    pub(crate) tracking: Option<Tracking>,
+    pub(crate) tracking: Tracking,
     /// The code in place.
     pub(crate) image: Image,
     /// What the code generator produced: sites, frames, line table.
@@ -143,11 +143,11 @@ impl Drop for Loaded {
         self.shared.generation.publish(self.entry, 0);
         let (parts, entry) = (self.parts.take(), self.entry);
         let shared = Arc::downgrade(&self.shared);
-        self.shared.domain.defer(Box::new(move || {
+        self.shared.domain.defer(move || {
             drop(parts);
             if let Some(shared) = shared.upgrade() {
                 shared.generation.release(entry);
             }
-        }));
+        });
     }
 }

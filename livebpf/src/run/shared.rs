@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::custom::Custom;
 use super::generation::Generation;
 use crate::helper::Table;
+use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
 use crate::text::Region;
 use crate::text::patch::Patcher;
@@ -23,6 +24,14 @@ pub enum Engine {
 }
 
 impl Engine {
+    /// Who executes its programs: those of one program array must agree.
+    pub(crate) const fn execution(self) -> Execution {
+        match self {
+            Engine::Interp => Execution::Interpreted,
+            Engine::Jit | Engine::Slot => Execution::Native,
+        }
+    }
+
     /// `interp`, `jit` or `slot`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -61,12 +70,12 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     /// How many CPU numbers workers can have.
     pub(crate) cpus: u32,
-    /// Where code lies; `None` for the interpreter.
-    pub(crate) region: Option<Arc<Region>>,
+    /// Where code lies; small for the interpreter, which has none.
+    pub(crate) region: Arc<Region>,
     /// The update lock and everything under it.
     pub(crate) patcher: Arc<Patcher>,
     /// Read-side sections and deferred reclaim.
-    pub(crate) domain: Domain,
+    pub(crate) domain: Arc<Domain>,
     /// Entries of all programs.
     pub(crate) generation: Generation,
     /// Contracts of all helpers.
@@ -76,7 +85,7 @@ pub(crate) struct Shared {
     /// Where `trace_printk` goes.
     pub(crate) log: Box<dyn TraceLog>,
     /// CPU numbers in use.
-    pub(super) taken: std::sync::Mutex<Vec<bool>>,
+    pub(crate) taken: Mutex<Vec<bool>>,
 }
 
 impl Shared {

@@ -47,6 +47,20 @@ fn thread_stack() -> Option<(u64, u64)> {
     }
 }
 
+/// What a helper and a signal handler on top of the deepest frame may use.
+const RESERVE: u64 = 48 * 1024;
+
+/// Native stack that the worst chain through a program may need, in bytes.
+///
+/// A tail call releases the frame of the function that makes it and leaves its callers' frames standing; 33 of them may succeed, each
+/// in a program like this one, and the last one reached calls as deeply as it can.
+pub(crate) fn need(code: &crate::jit::Code) -> u64 {
+    let retained = code.frames.iter().map(|f| f.retained).max().unwrap_or(0);
+    let deepest = code.frames.iter().map(|f| f.deepest).max().unwrap_or(0);
+    let standing = retained + code.frames.iter().map(|f| f.native_stack).max().unwrap_or(0);
+    crate::jit::MAX_TAIL_CALL_CNT as u64 * u64::from(standing) + u64::from(deepest) + RESERVE
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

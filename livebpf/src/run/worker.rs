@@ -8,11 +8,11 @@ use super::error::RunError;
 use super::host::Host;
 use super::program::{Body, Loaded, Program};
 use super::shared::Shared;
-use super::stub::{self, Landing};
 use super::stack;
+use super::stub::{self, Landing};
 use crate::context::Context;
 use crate::interp;
-use crate::rcu::{self, Reader};
+use crate::rcu::{Reader, Section};
 
 /// Most runs inside each other on one thread.
 const MAX_DEPTH: u32 = 8;
@@ -33,13 +33,13 @@ pub(super) struct Core {
 /// Each run still sees the updates made before it started.
 pub struct Pinned<'a> {
     core: &'a Core,
-    _section: rcu::Guard<'a>,
+    _section: Section<'a>,
 }
 
 impl Worker {
     pub(crate) fn new(shared: &Arc<Shared>) -> Result<Worker, RunError> {
         let cpu = shared.take_cpu().ok_or(RunError::NoCpu { cpus: shared.cpus })?;
-        Ok(Worker { core: Core { shared: shared.clone(), reader: shared.domain.register(), cpu } })
+        Ok(Worker { core: Core { shared: shared.clone(), reader: shared.domain.reader(), cpu } })
     }
 
     /// The CPU number that this worker's runs see, and whose per-CPU values they use.
@@ -85,7 +85,7 @@ impl Core {
     }
 
     fn check_process(&self) -> Result<(), RunError> {
-        if rcu::forked() { Err(RunError::Forked) } else { Ok(()) }
+        if self.reader.forked() { Err(RunError::Forked) } else { Ok(()) }
     }
 
     /// One run in a section of its own; nested in another run where the thread is inside one.
@@ -115,16 +115,16 @@ impl Core {
         if !Arc::ptr_eq(&program.shared, &self.shared) {
             return Err(RunError::OtherRuntime { program: program.linked().name.clone() });
         }
-        let wanted = program.context_name();
-        if ctx.desc().name != wanted {
+        let wanted = program.contract.kind.prog_type;
+        if ctx.prog_type() != wanted {
             let program = program.linked().name.clone();
-            return Err(RunError::Context { program, wanted, found: ctx.desc().name });
+            return Err(RunError::Context { program, wanted, found: ctx.prog_type() });
         }
         Ok(())
     }
 
     fn interpret(&self, program: &Loaded, ctx: &mut Context, depth: u32) -> Result<u64, RunError> {
-        let current = Current { worker: self, depth, landing: std::ptr::null_mut() };
+        let current = Current { program, worker: self, depth, landing: std::ptr::null_mut() };
         let mut host = Host::new(&self.shared);
         let result = current::scope(&current, || interp::run(program.executable(), ctx, &mut host));
         let name = || program.linked().name.clone();
@@ -145,7 +145,7 @@ impl Core {
         }
         let entry = generation.resolve(program.entry);
         let mut landing = Landing::default();
-        let current = Current { worker: self, depth, landing: &raw mut landing };
+        let current = Current { program, worker: self, depth, landing: &raw mut landing };
         // SAFETY: the entry is not 0 and its image is in place: the caller holds the program. The images that its tail calls
         // lead to stay until the section that the caller is in is left. The context is of the program's type, and the stack suffices.
         let r0 = current::scope(&current, || unsafe { stub::enter(entry, ctx.record_addr(), 0, &raw mut landing) });

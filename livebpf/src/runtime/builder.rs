@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::error::Error;
 use crate::helper::{FIRST_CUSTOM, Proto, Table};
 use crate::rcu::Domain;
 use crate::run::{self, Custom, Engine, HelperCall, Shared, TraceLog, Worker};
+use crate::text::CoreSync;
 use crate::text::patch::Patcher;
-use crate::text::sync::CoreSync;
 use crate::text::{Region, RegionOptions};
 
 /// A runtime: a set of programs and maps that can refer to each other, and the code memory they lie in.
@@ -42,7 +42,7 @@ impl Ids {
 pub struct RuntimeBuilder {
     engine: Engine,
     cpus: u32,
-    code_bytes: usize,
+    code_bytes: u64,
     log: Box<dyn TraceLog>,
     custom: Vec<Custom>,
 }
@@ -84,7 +84,7 @@ impl RuntimeBuilder {
     }
 
     /// Bytes of address space for machine code; memory is used as it fills. Default: 256 MiB, at most 1 GiB.
-    pub fn code_bytes(mut self, bytes: usize) -> Self {
+    pub fn code_bytes(mut self, bytes: u64) -> Self {
         self.code_bytes = bytes;
         self
     }
@@ -121,24 +121,31 @@ impl RuntimeBuilder {
             helpers.register(helper.proto.clone()).map_err(|e| Error::Options(e.to_string()))?;
             custom.insert(id, Box::new(helper));
         }
-        let sync = CoreSync::new();
-        let engine = match self.engine {
-            Engine::Jit if !sync.available() => {
-                log::warn!(target: "livebpf", "no core-serialising membarrier here: tail calls go through their slots");
+        let sync = CoreSync::detect();
+        let engine = match (self.engine, sync.refusal()) {
+            (Engine::Jit, Some(why)) => {
+                log::warn!(target: "livebpf", "running code cannot be patched here ({why}): tail calls go through their slots");
                 Engine::Slot
             }
-            engine => engine,
+            (engine, _) => engine,
         };
-        let region = match engine {
-            Engine::Interp => None,
-            Engine::Jit | Engine::Slot => {
-                let near = run::helpers::anchor();
-                Some(Region::new(&RegionOptions { capacity: self.code_bytes, near: Some(near) })?)
-            }
+        let capacity = if engine == Engine::Interp { 64 << 10 } else { self.code_bytes };
+        let near = Some(run::helpers::anchor());
+        let region = Region::new(RegionOptions { capacity, near, reuse: sync.available() })?;
+        let domain = Domain::new(sync.clone())?;
+        let patcher = Patcher::new(region.clone(), sync, domain.clone());
+        let shared = Shared {
+            engine,
+            cpus: self.cpus,
+            region,
+            patcher,
+            domain,
+            generation: run::Generation::new(),
+            helpers,
+            custom,
+            log: self.log,
+            taken: Mutex::new(vec![false; self.cpus as usize]),
         };
-        let domain = Domain::new(sync.clone());
-        let patcher = Patcher::new(sync, Arc::new(domain.clone()));
-        let shared = Shared::new(engine, self.cpus, region, patcher, domain, helpers, custom, self.log);
         Ok(Runtime { shared: Arc::new(shared), ids: Arc::default() })
     }
 }
@@ -168,8 +175,8 @@ impl Runtime {
     }
 
     /// Bytes of code memory in use.
-    pub fn code_used(&self) -> usize {
-        self.shared.region.as_ref().map_or(0, |r| r.used())
+    pub fn code_used(&self) -> u64 {
+        self.shared.region.used()
     }
 
     /// A worker for one thread.
@@ -183,9 +190,9 @@ impl Runtime {
     /// Waits until everything retired so far is reclaimed: replaced programs, closed sites, cleared arrays.
     ///
     /// # Errors
-    /// [`Error::Options`] when called from inside a run, which it would wait for.
+    /// [`Error::Wait`] when called from inside a run, which it would wait for.
     pub fn barrier(&self) -> Result<(), Error> {
-        self.shared.domain.barrier().map_err(|e| Error::Options(e.to_string()))
+        Ok(self.shared.domain.barrier()?)
     }
 }
 

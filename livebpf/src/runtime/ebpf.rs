@@ -51,7 +51,7 @@ impl Ebpf {
         if value.len() != at.len() {
             return Err(Error::Options(format!("variable {name} has {} bytes, found {}", at.len(), value.len())));
         }
-        map.write_data(at.start as u32, value)
+        map.write_data(at.start, value)
     }
 
     fn variable(&self, name: &str) -> Result<(&MapHandle, std::ops::Range<usize>), Error> {

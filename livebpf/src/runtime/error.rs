@@ -4,8 +4,10 @@ use crate::jit::JitError;
 use crate::link::LinkError;
 use crate::map::MapError;
 use crate::object::ObjectError;
+use crate::rcu::WaitError;
 use crate::run::RunError;
 use crate::text::TextError;
+use crate::text::patch::UpdateError;
 use crate::verify::Rejection;
 
 /// Why an operation on a runtime was refused. Nothing has changed when one is returned.
@@ -69,7 +71,10 @@ pub enum Error {
     /// A run or a worker was refused.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// An update was refused because the process is a fork's child.
-    #[error("this process was forked from the one that made the runtime: make a runtime of its own")]
-    Forked,
+    /// An update or a load was refused: in a fork's child, or from inside another update (a signal handler).
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// A wait was refused: in a fork's child, or where it would wait for itself.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
 }

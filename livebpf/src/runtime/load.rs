@@ -8,14 +8,14 @@ use super::ebpf::{Ebpf, list};
 use super::error::Error;
 use super::maps::MapHandle;
 use crate::interp::Executable;
-use crate::jit::{self, Code, Symbol};
+use crate::jit::{self, Symbol};
 use crate::link::{self, MapId, Program as Linked};
 use crate::map::prog_array::Contract;
 use crate::map::{Map, MapError};
-use crate::object::{MapDef, MapInit, MapType, Object, ProgType};
+use crate::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
 use crate::run::{self, Body, Engine, Loaded, Native, Program, Shared};
-use crate::text::Image;
-use crate::verify::{self, Verified};
+use crate::text::{Image, UpdateError};
+use crate::verify::{self, Rejection, Verified};
 
 /// What to load of an object, and how.
 #[derive(Clone, Default, Debug)]
@@ -52,6 +52,14 @@ impl LoadOptions {
     }
 }
 
+/// How a linked program becomes one that may run.
+pub(super) type Prove<'a> = &'a dyn Fn(&Shared, Linked) -> Result<Verified, Box<Rejection>>;
+
+/// The proof that everything but the unsafe door asks for.
+pub(super) fn verified(shared: &Shared, program: Linked) -> Result<Verified, Box<Rejection>> {
+    verify::verify(program, &verify::Options::new(&shared.helpers))
+}
+
 impl Runtime {
     /// Loads an object: makes its maps, and links, verifies, compiles and publishes its programs.
     ///
@@ -66,15 +74,47 @@ impl Runtime {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_with(&self, object: &Object, options: &LoadOptions) -> Result<Ebpf, Error> {
-        if crate::rcu::forked() {
-            return Err(Error::Forked);
+        self.load_object(object, options, &verified)
+    }
+
+    /// Loads programs that are linked already, from a generator or an assembler. Maps are shared by name.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_linked(&self, programs: Vec<Linked>) -> Result<Ebpf, Error> {
+        self.load_programs(programs, &verified)
+    }
+
+    pub(super) fn load_object(&self, object: &Object, options: &LoadOptions, prove: Prove<'_>) -> Result<Ebpf, Error> {
+        let defs = with_globals(object, &options.globals)?;
+        let programs = link_programs(object, options, &defs)?;
+        let maps = self.make_maps(&defs, &options.maps, &programs)?;
+        self.load_parts(programs, maps, prove)
+    }
+
+    pub(super) fn load_programs(&self, programs: Vec<Linked>, prove: Prove<'_>) -> Result<Ebpf, Error> {
+        let mut defs: Vec<Arc<MapDef>> = Vec::new();
+        for def in programs.iter().flat_map(|p| &p.maps) {
+            if !defs.iter().any(|d| d.name == def.name) {
+                defs.push(def.clone());
+            }
         }
-        let linked = link_programs(object, options)?;
-        let maps = self.make_maps(object, options, &linked)?;
+        let maps = self.make_maps(&defs, &BTreeMap::new(), &programs)?;
+        self.load_parts(programs, maps, prove)
+    }
+
+    /// Code memory is not inherited by a fork's child.
+    fn check_process(&self) -> Result<(), Error> {
+        if self.shared.domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
+    }
+
+    fn load_parts(&self, linked: Vec<Linked>, maps: Vec<MapHandle>, prove: Prove<'_>) -> Result<Ebpf, Error> {
+        self.check_process()?;
         let mut programs = Vec::with_capacity(linked.len());
         for program in linked {
-            let bound = bind(&program, &maps)?;
-            let verified = self.verify(program)?;
+            let (name, bound) = (program.name.clone(), bind(&program, &maps)?);
+            let verified =
+                prove(&self.shared, program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
             programs.push(self.install(verified, bound)?);
         }
         let ebpf = Ebpf { programs, maps };
@@ -82,75 +122,68 @@ impl Runtime {
         Ok(ebpf)
     }
 
-    fn verify(&self, program: Linked) -> Result<Verified, Error> {
-        let name = program.name.clone();
-        verify::verify(program, &verify::Options::new(&self.shared.helpers))
-            .map_err(|rejection| Error::Rejected { program: name, rejection })
-    }
-
     /// Makes a program that can be run and put into slots.
-    pub(super) fn install(&self, verified: Verified, maps: Vec<Arc<Map>>) -> Result<Program, Error> {
+    fn install(&self, verified: Verified, maps: Vec<Arc<Map>>) -> Result<Program, Error> {
         let shared = &self.shared;
-        let kind = verified.program().kind;
-        let contract = Contract::new(&kind, shared.engine != Engine::Interp);
-        for map in &maps {
-            if let Some(array) = map.prog_array() {
-                array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
-            }
+        let contract = Contract { kind: verified.program().kind, execution: shared.engine.execution() };
+        let arrays = || maps.iter().filter_map(|m| m.prog_array().map(|a| (m, a)));
+        for (map, array) in arrays() {
+            array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
         }
         let entry = shared.generation.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
-        let (body, address) = match self.compile(&verified, &maps) {
-            Ok(compiled) => compiled,
-            Err(error) => {
-                shared.generation.release(entry);
-                return Err(error);
-            }
-        };
-        let executable = Arc::new(Executable { verified, maps });
+        let compiled = self.compile(&verified, &maps);
+        let (body, address) = compiled.inspect_err(|_| shared.generation.release(entry))?;
+        let executable = Executable::new(Arc::new(verified), maps.clone());
         let id = self.ids.next_program();
-        let loaded = Loaded::new(id, contract, entry, shared.clone(), body, executable);
+        let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
+        for (map, array) in arrays() {
+            array.adopt_owner(&contract).map_err(|source| map_error(map.def(), source))?;
+        }
         shared.generation.publish(entry, address);
-        Ok(Program { loaded: Arc::new(loaded) })
+        Ok(Program { loaded })
     }
 
     /// Compiles and places; returns what executes the program and the address of its entry.
     fn compile(&self, verified: &Verified, maps: &[Arc<Map>]) -> Result<(Body, u64), Error> {
-        let Some(region) = &self.shared.region else { return Ok((Body::Interp, 0)) };
+        let shared = &self.shared;
+        let tail_calls = match shared.engine {
+            Engine::Interp => return Ok((Body::Interp, 0)),
+            Engine::Slot => jit::TailCalls::Slots,
+            Engine::Jit => jit::TailCalls::Patched,
+        };
+        let custom_shim = run::custom_shim as *const () as u64;
         let options = jit::Options {
-            tail_calls: match self.shared.engine {
-                Engine::Slot => jit::TailCalls::Slots,
-                Engine::Jit | Engine::Interp => jit::TailCalls::Patched,
-            },
-            helpers_near: region.reaches(run::helpers::anchor()),
-            ..jit::Options::for_this_cpu()
+            tail_calls,
+            slot_maps: Vec::new(),
+            helpers_near: run::helpers::all_near(&shared.region, custom_shim),
+            cpu: cpu_features(),
         };
         let code = jit::compile(verified, &options)
             .map_err(|source| Error::Jit { program: verified.program().name.clone(), source })?;
-        let image = Image::place(region, &code, &|symbol| resolve(&self.shared, maps, symbol))?;
-        self.shared.generation.need_stack(run::stack_need(&code));
-        let tracking = self.track(&image, &code, maps);
+        let image = Image::place(&shared.region, &code, &|symbol| resolve(shared, maps, symbol))?;
+        shared.generation.need_stack(run::stack_need(&code));
+        let array = |id: MapId| maps.get(id.0 as usize).and_then(|m| m.prog_array());
+        let tracking = shared.patcher.load(&image, &array)?;
         let address = image.entry();
         Ok((Body::Native(Box::new(Native { tracking, image, code })), address))
     }
 
-    /// Registers the direct tail calls of an image with the arrays they go through, and brings them up to date.
-    fn track(&self, image: &Image, code: &Code, maps: &[Arc<Map>]) -> Option<crate::text::patch::Tracking> {
-        let array = |id: MapId| maps[id.0 as usize].clone();
-        Some(self.shared.patcher.track(image, &code.sites, &array))
-    }
-
-    fn make_maps(&self, object: &Object, options: &LoadOptions, programs: &[Linked]) -> Result<Vec<MapHandle>, Error> {
-        for name in options.maps.keys() {
-            if !object.maps().iter().any(|m| m.name == *name) {
-                let known = list(object.maps().iter().map(|m| m.name.as_str()));
+    fn make_maps(
+        &self,
+        defs: &[Arc<MapDef>],
+        reuse: &BTreeMap<String, MapHandle>,
+        programs: &[Linked],
+    ) -> Result<Vec<MapHandle>, Error> {
+        for name in reuse.keys() {
+            if !defs.iter().any(|m| m.name == *name) {
+                let known = list(defs.iter().map(|m| m.name.as_str()));
                 return Err(Error::Unknown { kind: "map", name: name.clone(), known });
             }
         }
-        let defs = with_globals(object, &options.globals)?;
         let mut maps = Vec::with_capacity(defs.len());
         for def in defs {
-            if let Some(existing) = options.maps.get(&def.name) {
-                same_shape(&def, existing)?;
+            if let Some(existing) = reuse.get(&def.name) {
+                same_shape(def, existing)?;
                 maps.push(existing.clone());
                 continue;
             }
@@ -158,11 +191,19 @@ impl Runtime {
             match Map::create(def.clone(), self.ids.next_map(), self.shared.cpus) {
                 Ok(map) => maps.push(MapHandle::new(map, self.shared.clone())),
                 // A map of a type that we lack stands in nobody's way as long as no program refers to it.
-                Err(MapError::Unsupported(_)) if !used => {}
-                Err(source) => return Err(map_error(&def, source)),
+                Err(MapError::Unsupported { .. }) if !used => {}
+                Err(source) => return Err(map_error(def, source)),
             }
         }
         Ok(maps)
+    }
+}
+
+/// What this CPU offers the code generator.
+fn cpu_features() -> jit::CpuFeatures {
+    jit::CpuFeatures {
+        bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+        movbe: std::arch::is_x86_feature_detected!("movbe"),
     }
 }
 
@@ -170,21 +211,28 @@ fn map_error(def: &MapDef, source: MapError) -> Error {
     Error::Map { map: def.name.clone(), source }
 }
 
-/// Links the programs that `options` selects.
-fn link_programs(object: &Object, options: &LoadOptions) -> Result<Vec<Linked>, Error> {
-    let known = || list(object.programs().iter().map(|p| p.name.as_str()));
+/// Links the programs that `options` selects, and binds them to `defs`, the object's maps as they will be made.
+fn link_programs(object: &Object, options: &LoadOptions, defs: &[Arc<MapDef>]) -> Result<Vec<Linked>, Error> {
+    let all: Vec<_> = object.programs().collect();
     let names: Vec<String> = match &options.programs {
         Some(names) => names.clone(),
-        None => object.programs().iter().filter(|p| p.autoload).map(|p| p.name.clone()).collect(),
+        None => all.iter().filter(|p| p.autoload).map(|p| p.name.to_string()).collect(),
     };
     let mut linked = Vec::with_capacity(names.len());
     for name in names {
-        if !object.programs().iter().any(|p| p.name == name) {
-            return Err(Error::Unknown { kind: "program", name, known: known() });
+        if !all.iter().any(|p| *p.name == name) {
+            let known = list(all.iter().map(|p| &*p.name));
+            return Err(Error::Unknown { kind: "program", name, known });
         }
         let mut program = link::link(object, &name).map_err(|source| Error::Link { program: name, source })?;
         if let Some(prog_type) = options.prog_type {
-            program.kind.prog_type = prog_type;
+            program.kind = ProgramKind::new(prog_type);
+        }
+        for map in &mut program.maps {
+            // The verifier reads constants in frozen data: it has to see what the map will hold.
+            if let Some(def) = defs.iter().find(|d| d.name == map.name) {
+                *map = def.clone();
+            }
         }
         linked.push(program);
     }
@@ -212,7 +260,9 @@ fn with_globals(object: &Object, globals: &BTreeMap<String, Vec<u8>>) -> Result<
         data.resize(size, 0);
         let start = symbol.offset as usize;
         let place = data.get_mut(start..start + value.len());
-        place.ok_or_else(|| Error::Options(format!("variable {name} lies outside its section")))?.copy_from_slice(value);
+        place
+            .ok_or_else(|| Error::Options(format!("variable {name} lies outside its section")))?
+            .copy_from_slice(value);
         def.init = MapInit::Data(data);
     }
     Ok(defs)
@@ -268,7 +318,7 @@ fn resolve(shared: &Shared, maps: &[Arc<Map>], symbol: Symbol) -> Option<u64> {
         Symbol::HelperData(id) => shared.custom.get(&id).map(|c| std::ptr::from_ref(&**c) as u64),
         Symbol::Map(id) => map(id).map(|m| Arc::as_ptr(m) as u64),
         Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
-        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.words_addr()),
+        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.table_addr()),
         Symbol::Poison | Symbol::Here(_) => None,
     }
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::Error;
+use crate::map::prog_array::{Poke, ProgArray, Retired};
 use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapType};
-use crate::rcu;
 use crate::run::{Program, Shared};
 
 /// A user's handle of a map. Cheap to clone; programs hold maps on their own.
@@ -26,21 +26,27 @@ struct User {
 impl Drop for User {
     /// Empties a program array. In the background: this may be dropped inside a run, or with locks held.
     fn drop(&mut self) {
-        if self.map.prog_array().is_none() {
+        let last = self.map.prog_array().is_some_and(|array| array.release_user());
+        if !last {
             return;
         }
-        let (map, shared) = (self.map.clone(), Arc::downgrade(&self.shared));
-        self.shared.domain.defer(Box::new(move || {
-            if let (Some(shared), Some(array)) = (shared.upgrade(), map.prog_array()) {
-                let old = array.clear(&mut shared.patcher.lock());
-                shared.domain.retire(old);
+        let (map, shared) = (self.map.clone(), self.shared.clone());
+        self.shared.domain.defer(move || {
+            // An update is refused only where deferred work does not run: in a fork's child, under the lock.
+            if let (Some(array), Ok(mut guard)) = (map.prog_array(), shared.patcher.update()) {
+                let retired = array.clear_unused(&mut guard);
+                drop(guard);
+                shared.domain.retire(retired);
             }
-        }));
+        });
     }
 }
 
 impl MapHandle {
     pub(super) fn new(map: Arc<Map>, shared: Arc<Shared>) -> MapHandle {
+        if let Some(array) = map.prog_array() {
+            array.acquire_user();
+        }
         MapHandle { user: Arc::new(User { map, shared }) }
     }
     pub(super) fn map(&self) -> &Arc<Map> {
@@ -97,8 +103,13 @@ impl MapHandle {
     }
 
     /// Writes some bytes of global data, and no others: programs may be changing the rest.
-    pub(super) fn write_data(&self, offset: u32, value: &[u8]) -> Result<(), Error> {
-        self.map().write_data(offset, value).map_err(|e| self.error(e))
+    pub(super) fn write_data(&self, offset: usize, value: &[u8]) -> Result<(), Error> {
+        if self.map().is_frozen() {
+            return Err(self.error(MapError::Denied("the map is frozen".into())));
+        }
+        let place = self.map().lookup(&[0; 4], 0).and_then(|data| data.sub(offset, value.len()));
+        place.ok_or_else(|| self.error(MapError::NotFound))?.write(value);
+        Ok(())
     }
 
     /// Removes the entry at `key`.
@@ -108,7 +119,7 @@ impl MapHandle {
     pub fn remove(&self, key: &[u8]) -> Result<(), Error> {
         match ProgramArray::try_from(self) {
             Ok(array) => array.clear_index(array.index(key)?),
-            Err(_) => self.map().delete(key).map_err(|e| self.error(e)),
+            Err(_) => self.map().remove(key).map_err(|e| self.error(e)),
         }
     }
 
@@ -159,20 +170,34 @@ impl TryFrom<&MapHandle> for ProgramArray {
     fn try_from(handle: &MapHandle) -> Result<ProgramArray, Error> {
         match handle.map().prog_array() {
             Some(_) => Ok(ProgramArray { handle: handle.clone() }),
-            None => Err(Error::Options(format!("map {} is of type {}, wanted prog_array", handle.name(), handle.map_type()))),
+            None => Err(Error::Options(format!(
+                "map {} is of type {}, wanted prog_array",
+                handle.name(),
+                handle.map_type()
+            ))),
         }
     }
 }
 
 impl ProgramArray {
-    fn array(&self) -> &crate::map::prog_array::ProgArray {
+    fn array(&self) -> &ProgArray {
         self.handle.map().prog_array().expect("checked when the handle was made")
     }
 
     /// The slot that `key` names.
     fn index(&self, key: &[u8]) -> Result<u32, Error> {
-        let key = key.try_into().map_err(|_| self.handle.error(MapError::key_size(4, key.len())))?;
-        Ok(u32::from_le_bytes(key))
+        let wrong = |_| MapError::Invalid(format!("the key is {} bytes long, the map wants 4", key.len()).into());
+        key.try_into().map(u32::from_le_bytes).map_err(wrong).map_err(|e| self.handle.error(e))
+    }
+
+    /// One update under the update lock; what it displaces is retired after the lock is released.
+    fn update(&self, change: impl FnOnce(&ProgArray, &mut dyn Poke) -> Result<Retired, MapError>) -> Result<(), Error> {
+        let shared = self.handle.shared();
+        let mut guard = shared.patcher.update()?;
+        let retired = change(self.array(), &mut guard);
+        drop(guard);
+        shared.domain.retire(retired.map_err(|e| self.handle.error(e))?);
+        Ok(())
     }
 
     /// Puts `program` into slot `index`; the program that was there is retired when no run can be inside it any more.
@@ -181,9 +206,11 @@ impl ProgramArray {
     /// [`Error::Map`]: E2BIG for an index past the end, EINVAL for a program of another contract than the array's.
     /// [`Error::Options`] for a program of another runtime.
     pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
-        let shared = self.handle.shared();
-        if !Arc::ptr_eq(shared, &program.loaded.shared) {
-            return Err(Error::Options(format!("{program:?} belongs to another runtime than map {}", self.handle.name())));
+        if !Arc::ptr_eq(self.handle.shared(), &program.loaded.shared) {
+            return Err(Error::Options(format!(
+                "{program:?} belongs to another runtime than map {}",
+                self.handle.name()
+            )));
         }
         self.update(|array, poke| array.set(index, program.loaded.clone(), 0, poke))
     }

@@ -2,27 +2,40 @@
 #![allow(unsafe_code)]
 
 use super::builder::Runtime;
+use super::ebpf::Ebpf;
 use super::error::Error;
+use super::load::{LoadOptions, Prove};
 use crate::link::Program as Linked;
-use crate::run::Program;
+use crate::object::Object;
 use crate::verify::Verified;
 
+/// Only the shape is checked: jumps, calls, registers, endings.
+const UNPROVEN: Prove<'static> = &|_, program| Verified::unproven(program);
+
 impl Runtime {
-    /// Loads a program that has not been verified: only its shape is checked (jumps, calls, registers, endings). It has no maps.
+    /// Loads an object whose programs are not verified: only their shape is checked (jumps, calls, registers, endings).
     ///
-    /// For conformance suites and code generators' tests.
+    /// For conformance suites and tests of code generators.
     ///
     /// # Safety
-    /// With [`Engine::Jit`](super::Engine::Jit) or [`Engine::Slot`](super::Engine::Slot) the program can read and write any memory and
-    /// may never end: the caller vouches for every access it makes on the contexts it will be run with. With
+    /// With [`Engine::Jit`](super::Engine::Jit) or [`Engine::Slot`](super::Engine::Slot) the programs can read and write any memory and
+    /// may never end: the caller vouches for every access they make on the contexts they will be run with. With
     /// [`Engine::Interp`](super::Engine::Interp) every access is checked and nothing is asked of the caller.
     ///
     /// # Errors
-    /// [`Error::Rejected`] for a program that is not well formed; otherwise as [`load`](Self::load).
-    pub unsafe fn load_unverified(&self, program: Linked) -> Result<Program, Error> {
-        let name = program.name.clone();
-        let verified =
-            Verified::unproven(program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
-        self.install(verified, Vec::new())
+    /// [`Error::Rejected`] for a program that is not well formed; otherwise as [`load_with`](Self::load_with).
+    pub unsafe fn load_unverified(&self, object: &Object, options: &LoadOptions) -> Result<Ebpf, Error> {
+        self.load_object(object, options, UNPROVEN)
+    }
+
+    /// The same for programs that are linked already.
+    ///
+    /// # Safety
+    /// As [`load_unverified`](Self::load_unverified).
+    ///
+    /// # Errors
+    /// As [`load_linked`](Self::load_linked).
+    pub unsafe fn load_linked_unverified(&self, programs: Vec<Linked>) -> Result<Ebpf, Error> {
+        self.load_programs(programs, UNPROVEN)
     }
 }

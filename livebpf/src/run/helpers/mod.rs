@@ -18,6 +18,7 @@ mod printk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::current;
 use crate::helper::id;
 
 /// What generated code calls: R1 to R5, and the helper's data word (unused by built-in helpers). Answers R0.
@@ -93,26 +94,14 @@ fn errno(number: i32) -> u64 {
     i64::from(-number) as u64
 }
 
-mod current {
-    //! What a helper asks the running worker.
+/// An address that all helpers are near to: code that reaches it by `call rel32` most likely reaches them all.
+pub(crate) fn anchor() -> u64 {
+    anchor as *const () as u64
+}
 
-    pub(super) fn cpu() -> u32 {
-        0
-    }
-    pub(super) fn now_ns() -> u64 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `now` is writable and of the right type.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-        (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
-    }
-    pub(super) fn trace(line: &str) {
-        log::info!(target: "livebpf::trace_printk", "{line}");
-    }
-    /// The bytes from `addr` to the end of the running program's memory that contains it.
-    pub(super) fn readable(_addr: u64) -> Option<crate::map::cell::Slice<'static>> {
-        None
-    }
-    pub(super) fn leave_after_panic() -> ! {
-        std::process::abort()
-    }
+/// Whether `region` reaches every built-in helper and `extra` by `call rel32`.
+pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
+    let builtin = crate::helper::Table::builtin();
+    let shims = builtin.iter().filter_map(|p| native(p.id)).map(|h| h.shim as *const () as u64);
+    shims.chain([extra]).all(|address| region.reaches(address))
 }
