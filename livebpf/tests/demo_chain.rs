@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use scenario::bare::Bare;
+use scenario::live::{ENGINES, Live};
 use scenario::play::Bench;
 use scenario::refusal::refused;
 
@@ -129,4 +130,13 @@ fn interpreter_without_verifier() {
 #[test]
 fn the_verifier_accepts_the_chain() {
     assert_eq!(refused(&demo("chain.o"), &BTreeMap::new()), BTreeMap::new());
+}
+
+#[test]
+fn every_engine() {
+    for engine in ENGINES {
+        compare_with_kernel(
+            &mut Live::with_helpers(engine, &demo("chain.o"), &BTreeMap::new(), &[]).expect("the chain"),
+        );
+    }
 }

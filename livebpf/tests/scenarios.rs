@@ -3,8 +3,10 @@
 
 mod scenario;
 
+use livebpf::runtime::Engine;
 use scenario::bare::Bare;
 use scenario::format::{Scenario, Step, read_all};
+use scenario::live::Live;
 use scenario::play::play;
 use scenario::refusal::wrong_decisions;
 
@@ -80,4 +82,23 @@ fn verifier_decides_as_the_kernel() {
         .flat_map(|scenario| scenario.objects.iter().flat_map(|object| wrong_decisions(scenario, object)))
         .collect();
     assert!(wrong.is_empty(), "{} wrong decisions:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn play_in(engine: Engine) {
+    play_all(|scenario, object| play(scenario, object, &mut Live::load(engine, scenario, object)?));
+}
+
+#[test]
+fn interpreter() {
+    play_in(Engine::Interp);
+}
+
+#[test]
+fn patched_jumps() {
+    play_in(Engine::Jit);
+}
+
+#[test]
+fn jumps_through_slots() {
+    play_in(Engine::Slot);
 }

@@ -2,5 +2,6 @@
 
 pub mod bare;
 pub mod format;
+pub mod live;
 pub mod play;
 pub mod refusal;
