@@ -54,7 +54,7 @@ impl fmt::Debug for Program {
 /// Machine code in place, with its registration for patching.
 pub(crate) struct Native {
     /// Its direct tail calls are updated as long as this lives. Declared first: dropped before the code.
-    pub(crate) tracking: Tracking,
+    pub(crate) _tracking: Tracking,
     /// The code in place.
     pub(crate) image: Image,
     /// What the code generator produced: sites, frames, line table.

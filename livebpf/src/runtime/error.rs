@@ -16,14 +16,14 @@ use crate::verify::Rejection;
 pub enum Error {
     /// The object cannot be read.
     #[error(transparent)]
-    Object(#[from] ObjectError),
+    Object(Box<ObjectError>),
     /// A program of the object cannot be put together.
     #[error("program {program}: {source}")]
     Link {
         /// Its name.
         program: String,
         /// Why.
-        source: LinkError,
+        source: Box<LinkError>,
     },
     /// A program was not accepted.
     #[error("program {program} was rejected: {rejection}")]
@@ -77,4 +77,10 @@ pub enum Error {
     /// A wait was refused: in a fork's child, or where it would wait for itself.
     #[error(transparent)]
     Wait(#[from] WaitError),
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Error {
+        Error::Object(Box::new(error))
+    }
 }

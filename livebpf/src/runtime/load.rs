@@ -165,7 +165,7 @@ impl Runtime {
         let array = |id: MapId| maps.get(id.0 as usize).and_then(|m| m.prog_array());
         let tracking = shared.patcher.load(&image, &array)?;
         let address = image.entry();
-        Ok((Body::Native(Box::new(Native { tracking, image, code })), address))
+        Ok((Body::Native(Box::new(Native { _tracking: tracking, image, code })), address))
     }
 
     fn make_maps(
@@ -224,7 +224,7 @@ fn link_programs(object: &Object, options: &LoadOptions, defs: &[Arc<MapDef>]) -
             let known = list(all.iter().map(|p| &*p.name));
             return Err(Error::Unknown { kind: "program", name, known });
         }
-        let mut program = link::link(object, &name).map_err(|source| Error::Link { program: name, source })?;
+        let mut program = link::link(object, &name).map_err(|e| Error::Link { program: name, source: Box::new(e) })?;
         if let Some(prog_type) = options.prog_type {
             program.kind = ProgramKind::new(prog_type);
         }
