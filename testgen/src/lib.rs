@@ -8,7 +8,7 @@
 //! * [`structured`]: branches, bounded loops, packets, maps, subprograms, tail calls: mostly accepted; with
 //!   [`Shape::mistakes`] subtly wrong, so that a verifier that accepts too much is found out.
 //! * [`mutate`]: damage to wire bytes.
-//! * [`bench`]: runs a suite in the checking interpreter.
+//! * [`mod@bench`]: runs a suite in the checking interpreter.
 //! * [`checks`]: what must hold for any input; the fuzz targets call these.
 //!
 //! ```

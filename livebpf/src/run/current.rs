@@ -1,6 +1,6 @@
 //! What a helper may know about the run it was called from: a thread-local pointer to the innermost run's record.
 //!
-//! The pointer is set by [`Scope`] for as long as a run lasts, and restored to the outer run's when it ends, so nested runs
+//! The pointer is set by [`scope`] for as long as a run lasts, and restored to the outer run's when it ends, so nested runs
 //! see their own. Helpers reach it through the free functions here.
 #![allow(unsafe_code)]
 

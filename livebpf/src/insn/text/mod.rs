@@ -1,6 +1,6 @@
 //! Kernel-syntax text ↔ [`Insn`], the language of the verifier's log and of `bpftool prog dump xlated`.
 //!
-//! [`Insn`]'s `Display` writes one instruction; [`parse`] reads one back and [`assemble`] reads a listing. Two
+//! [`Insn`]'s `Display` writes one instruction; [`parse()`] reads one back and [`assemble()`] reads a listing. Two
 //! different instructions (of those that have an encoding) never have the same text, and the text of each parses
 //! back to it. Where the kernel's own text is ambiguous or empty, ours says more: `r1 = 0x5 ll` (two slots),
 //! `call kfunc:7@2` (BTF id 7 in BTF object 2), `r1 = map[idx:0][0]+16`.
@@ -20,7 +20,7 @@ use super::{Insn, Insns};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}, column {column}: found {found}, wanted {wanted}")]
 pub struct TextError {
-    /// The line; 1 from [`parse`].
+    /// The line; 1 from [`parse()`].
     pub line: u32,
     /// The column.
     pub column: u32,
