@@ -9,42 +9,43 @@ use livebpf::runtime::Engine;
 /// Load, verify, run, inspect and re-link eBPF programs in user space.
 #[derive(Parser, Debug)]
 #[command(name = "livebpf", version, about, after_help = AFTER)]
-struct Cli {
+pub struct Args {
     /// Print one JSON document.
     #[arg(short, long, global = true)]
-    json: bool,
+    pub json: bool,
     /// Print one JSON document, indented.
     #[arg(short, long, global = true)]
-    pretty: bool,
-    /// How programs are executed: interp, jit (patched jumps) or slot (jumps through slots).
+    pub pretty: bool,
+    /// How programs are executed: interp (checking interpreter), jit (patched jumps, the default) or slot (jumps through slots).
     #[arg(long, global = true, value_name = "ENGINE")]
-    engine: Option<Engine>,
+    pub engine: Option<Engine>,
     /// Load all programs of this object before the command; may be given several times.
     #[arg(short, long, global = true, value_name = "FILE")]
-    object: Vec<PathBuf>,
+    pub object: Vec<PathBuf>,
+    /// What to do.
     #[command(subcommand)]
-    command: Option<Command>,
+    pub command: Command,
 }
 
 const AFTER: &str = "\
-Everything lives as long as the command: `batch` runs many commands against one runtime, and -o loads objects first.
+Programs and maps live as long as the command: -o loads objects first, and `batch` runs many commands against one runtime.
 
-  livebpf                                        the demo
-  livebpf -o chain.o prog run name parse data_in packet.bin
+  livebpf -o chain.o prog show
+  livebpf -o chain.o prog run name parse data_in packet.bin repeat 1000000
   livebpf -o chain.o prog dump jited name parse
   livebpf batch file commands.txt
 
-Exit status: 0 done, 1 refused, 2 usage.";
+Exit status: 0 done, 1 refused (the message says why), 2 usage.";
 
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Programs: load, loadall, show, run, dump xlated, dump jited.
     #[command(after_help = crate::prog::HELP)]
-    Prog(Words),
+    Prog(CommandWords),
     /// Maps: show, dump, lookup, update, delete.
     #[command(after_help = crate::map::HELP)]
-    Map(Words),
+    Map(CommandWords),
     /// Run the commands in a file, one a line, against one runtime.
     #[command(after_help = crate::batch::HELP)]
     Batch(BatchArgs),
@@ -52,9 +53,9 @@ pub enum Command {
 
 /// A command's words, in bpftool's grammar.
 #[derive(clap::Args, Debug)]
-pub struct Words {
+pub struct CommandWords {
     /// The command, as in bpftool: `show`, `run name PROG data_in FILE`, ...
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
+    #[arg(value_name = "WORD")]
     pub words: Vec<String>,
 }
 
@@ -70,4 +71,45 @@ pub struct BatchArgs {
     /// The file of commands; `-` reads standard input.
     #[arg(value_name = "FILE")]
     pub file: String,
+}
+
+/// What the command line comes to.
+pub enum Parsed {
+    /// Something to do.
+    Run(Args),
+    /// Help or the version was asked for: this text.
+    Help(String),
+    /// The words are off: why, and whether JSON was asked for.
+    Usage {
+        /// clap's message.
+        message: String,
+        /// Indented or not; `None` for plain text.
+        json: Option<crate::output::Output>,
+    },
+}
+
+/// Reads the command line.
+pub fn parse(words: impl Iterator<Item = OsString>) -> Parsed {
+    let words: Vec<OsString> = words.collect();
+    match Args::try_parse_from(&words) {
+        Ok(args) => Parsed::Run(args),
+        Err(error) if !error.use_stderr() => Parsed::Help(error.to_string()),
+        Err(error) => Parsed::Usage { message: error.to_string(), json: json_wanted(&words) },
+    }
+}
+
+/// Whether a command line that clap refused asks for JSON.
+fn json_wanted(words: &[OsString]) -> Option<crate::output::Output> {
+    let options = words.iter().skip(1).filter_map(|w| w.to_str()).take_while(|w| *w != "--");
+    let mut found = None;
+    for word in options {
+        let short = word.strip_prefix('-').filter(|w| !w.is_empty() && w.chars().all(|c| "jp".contains(c)));
+        if word == "--pretty" || short.is_some_and(|s| s.contains('p')) {
+            return Some(crate::output::Output::Pretty);
+        }
+        if word == "--json" || short.is_some() {
+            found = Some(crate::output::Output::Json);
+        }
+    }
+    found
 }

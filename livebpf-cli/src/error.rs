@@ -1,6 +1,6 @@
 //! What went wrong, and which exit status it means.
 
-use livebpf::runtime::Error;
+use livebpf::runtime::{Error, RunError};
 
 /// A command that was not carried out.
 #[derive(Debug)]
@@ -42,7 +42,34 @@ impl std::fmt::Display for CliError {
 }
 
 impl From<Error> for CliError {
+    /// Map errors get the name of their error number, which scripts look for.
     fn from(error: Error) -> CliError {
+        match &error {
+            Error::Map { source, .. } => CliError::Refused(format!("{error} ({})", errno_name(source.errno()))),
+            _ => CliError::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> CliError {
         CliError::Refused(error.to_string())
     }
+}
+
+/// The name of an error number that a map can answer.
+fn errno_name(errno: i32) -> String {
+    let name = match errno {
+        1 => "EPERM",
+        2 => "ENOENT",
+        7 => "E2BIG",
+        9 => "EBADF",
+        12 => "ENOMEM",
+        16 => "EBUSY",
+        17 => "EEXIST",
+        22 => "EINVAL",
+        524 => "ENOTSUPP",
+        other => return format!("errno {other}"),
+    };
+    name.to_owned()
 }

@@ -1,2 +1,65 @@
-//! The `livebpf` command.
-fn main() {}
+//! The `livebpf` command: bpftool's verbs in one process, the demo and the doctor.
+//!
+//! Exit status: 0 done, 1 refused (the message says why), 2 usage.
+
+mod args;
+mod batch;
+mod bytes;
+mod dump;
+mod error;
+mod map;
+mod output;
+mod prog;
+mod run;
+mod session;
+mod words;
+
+use std::process::ExitCode;
+
+use args::{Args, Command, Parsed};
+use error::CliError;
+use output::Output;
+use session::Session;
+
+fn main() -> ExitCode {
+    let args = match args::parse(std::env::args_os()) {
+        Parsed::Run(args) => args,
+        Parsed::Help(text) => return finish(Output::Text, output::write(&text).map(|()| 0)),
+        Parsed::Usage { message, json } => {
+            match json {
+                Some(output) => output.error(&CliError::usage(message.trim_end())),
+                None => eprint!("{message}"),
+            }
+            return ExitCode::from(2);
+        }
+    };
+    let output = Output::new(&args);
+    finish(output, execute(&args, output))
+}
+
+fn finish(output: Output, result: Result<u8, CliError>) -> ExitCode {
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+/// Does what the command line says; answers the exit status.
+fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
+    match &args.command {
+        Command::Prog(words) => one(args, output, "prog", &words.words),
+        Command::Map(words) => one(args, output, "map", &words.words),
+        Command::Batch(batch) => batch::run(args, batch, output),
+    }
+}
+
+/// One `prog` or `map` command in a session of its own.
+fn one(args: &Args, output: Output, object: &str, words: &[String]) -> Result<u8, CliError> {
+    let mut session = Session::new(args)?;
+    let answer = session.execute(object, words)?;
+    output.answer(&answer)?;
+    Ok(0)
+}

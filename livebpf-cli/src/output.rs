@@ -79,12 +79,3 @@ pub fn write(text: &str) -> Result<(), CliError> {
         Ok(()) => Ok(()),
     }
 }
-
-/// Prints clap's own texts: help and version on standard output, usage errors on standard error.
-pub fn print_raw(text: &str, is_error: bool) {
-    if is_error {
-        eprint!("{text}");
-    } else {
-        print!("{text}");
-    }
-}

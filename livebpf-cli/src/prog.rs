@@ -1,0 +1,188 @@
+//! `prog`: load, show, run and dump programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use livebpf::object::{Object, ProgType};
+use livebpf::observe;
+use livebpf::runtime::{LoadOptions, MapHandle, Program};
+use serde_json::{Value, json};
+
+use crate::error::CliError;
+use crate::output::Answer;
+use crate::session::Session;
+use crate::words::Words;
+use crate::{dump, run};
+
+/// What follows clap's own help.
+pub const HELP: &str = "\
+  prog load OBJ [type TYPE] [prog NAME]... [map name NAME MAP]...     the first program of the object
+  prog loadall OBJ [type TYPE] [prog NAME]... [map name NAME MAP]...  all of them
+  prog show [PROG]
+  prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N]
+  prog dump xlated PROG [opcodes] [linum]
+  prog dump jited PROG [opcodes] [linum]
+
+  PROG := id N | name NAME        MAP := id N | name NAME        FILE: `-` is standard input or output
+
+  livebpf prog loadall chain.o
+  livebpf -o chain.o prog run name parse data_in packet.bin repeat 1000
+  livebpf -o chain.o prog dump jited name parse opcodes
+
+`load` and `loadall` verify and compile; nothing stays behind when the command ends. An object's programs are run with -o or
+in a batch. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.";
+
+/// Carries out the words behind `prog`.
+pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
+    match words.take("`load`, `loadall`, `show`, `run` or `dump`")? {
+        "load" => load(session, words, false),
+        "loadall" => load(session, words, true),
+        "show" | "list" => show(session, words),
+        "run" => run::execute(session, words),
+        "dump" => dump::execute(session, words),
+        other => {
+            Err(CliError::usage(format!("found {other:?} where `load`, `loadall`, `show`, `run` or `dump` is wanted")))
+        }
+    }
+}
+
+/// What `load` and `loadall` were told.
+#[derive(Default)]
+struct Selection {
+    prog_type: Option<ProgType>,
+    programs: Vec<String>,
+    maps: Vec<(String, MapHandle)>,
+}
+
+impl Selection {
+    fn take(session: &Session, words: &mut Words<'_>) -> Result<Selection, CliError> {
+        let mut selection = Selection::default();
+        while words.peek().is_some() {
+            match words.take("`type`, `prog` or `map`")? {
+                "type" => selection.prog_type = Some(program_type(words.take("a program type")?)?),
+                "prog" => selection.programs.push(words.take("the name of a program")?.to_owned()),
+                "map" => {
+                    words.expect("name")?;
+                    let name = words.take("the name of a map of the object")?.to_owned();
+                    selection.maps.push((name, session.take_map(words)?));
+                }
+                path if path.contains('/') => {
+                    return Err(CliError::usage(format!("nothing is pinned here: leave the path {path:?} out")));
+                }
+                other => {
+                    return Err(CliError::usage(format!("found {other:?} where `type`, `prog` or `map` is wanted")));
+                }
+            }
+        }
+        Ok(selection)
+    }
+
+    fn options(&self, object: &Object, all: bool) -> Result<LoadOptions, CliError> {
+        let mut options = LoadOptions::default();
+        if !self.programs.is_empty() {
+            options = options.programs(self.programs.iter().cloned());
+        } else if !all {
+            let first = object.programs().find(|p| p.autoload);
+            let first = first.ok_or_else(|| CliError::refused("the object has no program to load"))?;
+            options = options.programs([first.name]);
+        }
+        if let Some(prog_type) = self.prog_type {
+            options = options.prog_type(prog_type);
+        }
+        for (name, map) in &self.maps {
+            options = options.reuse_map(name, map);
+        }
+        Ok(options)
+    }
+}
+
+/// A program type by bpftool's names and libbpf's section names.
+fn program_type(word: &str) -> Result<ProgType, CliError> {
+    let name = match word {
+        "socket" => "socket_filter",
+        "classifier" | "tc" | "tcx" => "sched_cls",
+        "action" => "sched_act",
+        "cgroup/skb" | "cgroup_skb/ingress" | "cgroup_skb/egress" => "cgroup_skb",
+        "raw_tp" => "raw_tracepoint",
+        other => other,
+    };
+    let found = ProgType::from_name(name).filter(|t| t.0 != 0);
+    found.ok_or_else(|| {
+        CliError::usage(format!("found {word:?} where a program type is wanted, for instance xdp or tc"))
+    })
+}
+
+fn load(session: &mut Session, words: &mut Words<'_>, all: bool) -> Result<Answer, CliError> {
+    let path = words.take("an object file")?;
+    let selection = Selection::take(session, words)?;
+    let loaded = session.load(Path::new(path), |object| selection.options(object, all))?;
+    let programs: Vec<Program> = loaded.programs().cloned().collect();
+    let maps: Vec<MapHandle> = loaded.maps().cloned().collect();
+    let named = |id: u32, name: &str| json!({ "id": id, "name": name });
+    let mut text = String::new();
+    for p in &programs {
+        let _ = writeln!(text, "program {}: {}  {}", p.id(), p.name(), p.prog_type());
+    }
+    for m in &maps {
+        let _ = writeln!(text, "map {}: {}  {}", m.id(), m.name(), m.map_type());
+    }
+    let json = json!({
+        "programs": programs.iter().map(|p| named(p.id(), p.name())).collect::<Value>(),
+        "maps": maps.iter().map(|m| named(m.id(), m.name())).collect::<Value>(),
+    });
+    Ok(Answer::new(json, text))
+}
+
+fn show(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
+    if words.peek().is_none() {
+        let programs: Vec<&Program> = session.programs().collect();
+        let json = programs.iter().map(|p| describe(p)).collect();
+        return Ok(Answer::new(json, programs.iter().map(|p| line(p)).collect::<String>()));
+    }
+    let found = session.take_programs(words)?;
+    words.end()?;
+    let text: String = found.iter().map(line).collect();
+    let json = match found.as_slice() {
+        [one] => describe(one),
+        several => several.iter().map(describe).collect(),
+    };
+    Ok(Answer::new(json, text))
+}
+
+/// Whether the kernel would take the licence for one that is compatible with the GPL.
+fn gpl_compatible(license: &str) -> bool {
+    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"].contains(&license)
+}
+
+fn bytes_xlated(program: &Program) -> u64 {
+    u64::from(program.linked().insns.len()) * 8
+}
+
+fn describe(program: &Program) -> Value {
+    let jited = observe::jited_bytes(program);
+    let mut json = json!({
+        "id": program.id(),
+        "type": program.prog_type().to_string(),
+        "name": program.name(),
+        "gpl_compatible": gpl_compatible(&program.linked().license),
+        "bytes_xlated": bytes_xlated(program),
+        "jited": jited.is_some(),
+    });
+    if let Some(bytes) = jited {
+        json["bytes_jited"] = json!(bytes);
+    }
+    json["map_ids"] = json!(observe::map_ids(program));
+    json
+}
+
+fn line(program: &Program) -> String {
+    let gpl = if gpl_compatible(&program.linked().license) { "  gpl" } else { "" };
+    let jited = match observe::jited_bytes(program) {
+        Some(bytes) => format!("jited {bytes}B"),
+        None => "not jited".to_owned(),
+    };
+    let maps: Vec<String> = observe::map_ids(program).iter().map(u32::to_string).collect();
+    let maps = if maps.is_empty() { String::new() } else { format!("  map_ids {}", maps.join(",")) };
+    let (id, kind, name, xlated) = (program.id(), program.prog_type(), program.name(), bytes_xlated(program));
+    format!("{id}: {kind}  name {name}{gpl}\n\txlated {xlated}B  {jited}{maps}\n")
+}

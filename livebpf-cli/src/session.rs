@@ -1,0 +1,180 @@
+//! One runtime and everything loaded into it, found by name or by number.
+//!
+//! A session lives as long as the process: one command, or all commands of a batch. A command that is refused has
+//! changed nothing in it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use livebpf::object::Object;
+use livebpf::runtime::{Ebpf, Engine, LoadOptions, MapHandle, Program, Runtime, TraceLog, Worker};
+
+use crate::args::Args;
+use crate::error::CliError;
+use crate::output::Answer;
+use crate::words::Words;
+use crate::{map, prog};
+
+/// A runtime and what was loaded into it, in the order of loading.
+pub struct Session {
+    runtime: Runtime,
+    worker: Option<Worker>,
+    loaded: Vec<Ebpf>,
+}
+
+/// `trace_printk` goes to standard error: standard output is for answers.
+struct Stderr;
+
+impl TraceLog for Stderr {
+    fn line(&self, cpu: u32, text: &str) {
+        eprintln!("[{cpu:03}] {text}");
+    }
+}
+
+impl Session {
+    /// A runtime as the options say, with the objects of `-o` in it.
+    pub fn new(args: &Args) -> Result<Session, CliError> {
+        let engine = args.engine.unwrap_or(Engine::Jit);
+        let runtime = Runtime::builder().engine(engine).trace_log(Stderr).build()?;
+        if runtime.engine() != engine {
+            eprintln!("Note: engine {engine} is not available here, {} is used", runtime.engine());
+        }
+        let mut session = Session { runtime, worker: None, loaded: Vec::new() };
+        for path in &args.object {
+            session.load(path, |_| Ok(LoadOptions::default()))?;
+        }
+        Ok(session)
+    }
+
+    /// Carries out one `prog` or `map` command.
+    pub fn execute(&mut self, object: &str, words: &[String]) -> Result<Answer, CliError> {
+        let mut words = Words::new(words);
+        match object {
+            "prog" => prog::execute(self, &mut words),
+            "map" => map::execute(self, &mut words),
+            other => Err(CliError::usage(format!("found {other:?} where `prog` or `map` is wanted"))),
+        }
+    }
+
+    /// Loads an object file; `options` sees the parsed object.
+    pub fn load(
+        &mut self,
+        path: &Path,
+        options: impl FnOnce(&Object) -> Result<LoadOptions, CliError>,
+    ) -> Result<&Ebpf, CliError> {
+        let name = path.display();
+        let located = |error: CliError| match error {
+            CliError::Refused(message) => CliError::Refused(format!("{name}: {message}")),
+            CliError::Usage(message) => CliError::Usage(message),
+        };
+        let bytes = std::fs::read(path).map_err(|e| CliError::io(&name.to_string(), &e))?;
+        let object = Object::parse(&bytes).map_err(|e| located(CliError::refused(e.to_string())))?;
+        let options = options(&object).map_err(located)?;
+        let ebpf = self.runtime.load_with(&object, &options).map_err(|e| located(e.into()))?;
+        self.loaded.push(ebpf);
+        Ok(self.loaded.last().expect("just pushed"))
+    }
+
+    /// The worker that runs this session's programs.
+    pub fn worker(&mut self) -> Result<&mut Worker, CliError> {
+        if self.worker.is_none() {
+            self.worker = Some(self.runtime.worker()?);
+        }
+        Ok(self.worker.as_mut().expect("just made"))
+    }
+
+    /// How many values an element of a per-CPU map has.
+    pub fn cpus(&self) -> u32 {
+        self.runtime.cpus()
+    }
+
+    /// All programs, by number.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.loaded.iter().flat_map(Ebpf::programs)
+    }
+
+    /// All maps, by number; one that several objects share is there once.
+    pub fn maps(&self) -> impl Iterator<Item = &MapHandle> {
+        let by_id: BTreeMap<u32, &MapHandle> = self.loaded.iter().flat_map(Ebpf::maps).map(|m| (m.id(), m)).collect();
+        by_id.into_values()
+    }
+
+    /// Takes `id N` or `name N`; answers all programs that fit.
+    pub fn take_programs(&self, words: &mut Words<'_>) -> Result<Vec<Program>, CliError> {
+        let all = self.programs().map(|p| (p.id(), p.name(), p));
+        select(words, "program", all).map(|found| found.into_iter().cloned().collect())
+    }
+
+    /// Takes `id N` or `name N`; answers the one program that fits.
+    pub fn take_program(&self, words: &mut Words<'_>) -> Result<Program, CliError> {
+        only(self.take_programs(words)?, "program", |p| (p.id(), p.name()))
+    }
+
+    /// Takes `id N` or `name N`; answers all maps that fit.
+    pub fn take_maps(&self, words: &mut Words<'_>) -> Result<Vec<MapHandle>, CliError> {
+        let all = self.maps().map(|m| (m.id(), m.name(), m));
+        select(words, "map", all).map(|found| found.into_iter().cloned().collect())
+    }
+
+    /// Takes `id N` or `name N`; answers the one map that fits.
+    pub fn take_map(&self, words: &mut Words<'_>) -> Result<MapHandle, CliError> {
+        only(self.take_maps(words)?, "map", |m| (m.id(), m.name()))
+    }
+
+    /// The program numbered `id`.
+    pub fn program(&self, id: u32) -> Option<&Program> {
+        self.programs().find(|p| p.id() == id)
+    }
+}
+
+/// Takes `id N` or `name N` and answers what fits, at least one.
+fn select<'a, T>(
+    words: &mut Words<'_>,
+    kind: &str,
+    all: impl Iterator<Item = (u32, &'a str, T)>,
+) -> Result<Vec<T>, CliError> {
+    let wanted = format!("`id` or `name` of a {kind}");
+    match words.take(&wanted)? {
+        "id" => {
+            let wanted = words.number("a number")?;
+            let found: Vec<T> = all.filter(|(id, ..)| u64::from(*id) == wanted).map(|(.., item)| item).collect();
+            if found.is_empty() {
+                return Err(CliError::refused(format!("no {kind} has the id {wanted} (ENOENT)")));
+            }
+            Ok(found)
+        }
+        "name" => {
+            let wanted = words.take(&format!("the name of a {kind}"))?;
+            let (mut found, mut known) = (Vec::new(), String::new());
+            for (_, name, item) in all {
+                if name == wanted {
+                    found.push(item);
+                }
+                let comma = if known.is_empty() { "" } else { ", " };
+                // Writing to a string cannot fail.
+                let _ = write!(known, "{comma}{name}");
+            }
+            if found.is_empty() {
+                let known = if known.is_empty() { "none is loaded".to_owned() } else { format!("there is {known}") };
+                return Err(CliError::refused(format!("no {kind} is named {wanted:?}; {known}")));
+            }
+            Ok(found)
+        }
+        found @ ("tag" | "pinned") => {
+            Err(CliError::usage(format!("a {kind} is named by `id` or `name` here, `{found}` does not exist")))
+        }
+        found => Err(CliError::usage(format!("found {found:?} where {wanted} is wanted"))),
+    }
+}
+
+/// The only item, or an error that lists the numbers to choose from.
+fn only<T>(mut found: Vec<T>, kind: &str, describe: impl Fn(&T) -> (u32, &str)) -> Result<T, CliError> {
+    if found.len() > 1 {
+        let ids: Vec<String> = found.iter().map(|item| describe(item).0.to_string()).collect();
+        let name = describe(&found[0]).1;
+        let message = format!("{} {kind}s are named {name:?}: use `id` with one of {}", found.len(), ids.join(", "));
+        return Err(CliError::refused(message));
+    }
+    Ok(found.pop().expect("`select` finds at least one"))
+}
