@@ -46,7 +46,7 @@ pub fn run(args: &Args, batch: &BatchArgs, output: Output) -> Result<u8, CliErro
             Err(error) => {
                 status = 1;
                 if !output.is_json() {
-                    eprintln!("Error: {}:{}: {error}", batch.file, line.number);
+                    output::note(&format!("Error: {}:{}: {error}", batch.file, line.number));
                 }
             }
         }

@@ -27,8 +27,8 @@ fn main() -> ExitCode {
         Parsed::Help(text) => return finish(Output::Text, output::write(&text).map(|()| 0)),
         Parsed::Usage { message, json } => {
             match json {
-                Some(output) => output.error(&CliError::usage(message.trim_end())),
-                None => eprint!("{message}"),
+                Some(output) => output.error(&CliError::usage(message.trim_start_matches("error: ").trim_end())),
+                None => output::note(message.trim_end()),
             }
             return ExitCode::from(2);
         }

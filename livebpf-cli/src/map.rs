@@ -42,6 +42,7 @@ pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, C
         "lookup" => lookup(session, words),
         "update" => update(session, words),
         "delete" => delete(session, words),
+        "help" => Ok(Answer::new(json!(HELP), format!("{HELP}\n"))),
         other => Err(CliError::usage(format!("found {other:?} where {VERBS} is wanted"))),
     }
 }

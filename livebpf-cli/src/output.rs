@@ -65,7 +65,7 @@ impl Output {
             // Where even this cannot be printed there is nobody to tell.
             let _ = self.json(&json!({ "error": error.to_string() }));
         } else {
-            eprintln!("Error: {error}");
+            note(&format!("Error: {error}"));
         }
     }
 }
@@ -78,4 +78,9 @@ pub fn write(text: &str) -> Result<(), CliError> {
         Err(e) => Err(CliError::io("standard output", &e)),
         Ok(()) => Ok(()),
     }
+}
+
+/// Writes a line to standard error. Where nobody reads that, nobody is told.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -40,6 +40,7 @@ pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, C
         "show" | "list" => show(session, words),
         "run" => run::execute(session, words),
         "dump" => dump::execute(session, words),
+        "help" => Ok(Answer::new(json!(HELP), format!("{HELP}\n"))),
         other => {
             Err(CliError::usage(format!("found {other:?} where `load`, `loadall`, `show`, `run` or `dump` is wanted")))
         }
@@ -149,11 +150,6 @@ fn show(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
     Ok(Answer::new(json, text))
 }
 
-/// Whether the kernel would take the licence for one that is compatible with the GPL.
-fn gpl_compatible(license: &str) -> bool {
-    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"].contains(&license)
-}
-
 fn bytes_xlated(program: &Program) -> u64 {
     u64::from(program.linked().insns.len()) * 8
 }
@@ -164,7 +160,7 @@ fn describe(program: &Program) -> Value {
         "id": program.id(),
         "type": program.prog_type().to_string(),
         "name": program.name(),
-        "gpl_compatible": gpl_compatible(&program.linked().license),
+        "gpl_compatible": program.linked().gpl_compatible(),
         "bytes_xlated": bytes_xlated(program),
         "jited": jited.is_some(),
     });
@@ -176,7 +172,7 @@ fn describe(program: &Program) -> Value {
 }
 
 fn line(program: &Program) -> String {
-    let gpl = if gpl_compatible(&program.linked().license) { "  gpl" } else { "" };
+    let gpl = if program.linked().gpl_compatible() { "  gpl" } else { "" };
     let jited = match observe::jited_bytes(program) {
         Some(bytes) => format!("jited {bytes}B"),
         None => "not jited".to_owned(),

@@ -3,7 +3,8 @@
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use livebpf::context::{Context, FieldKind, describe};
+use livebpf::context::{Context, ContextError, FieldKind, describe};
+use livebpf::object::ProgType;
 use livebpf::runtime::Program;
 use serde_json::json;
 
@@ -63,28 +64,28 @@ pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, C
 
 /// What the program works on.
 fn context(program: &Program, request: &Request<'_>) -> Result<Context, CliError> {
-    let refuse = |e: livebpf::context::ContextError| CliError::refused(e.to_string());
-    let takes_packet = describe(program.prog_type()).is_some_and(|d| d.packet_read || d.context.size > 0);
-    let raw = match request.ctx_in {
-        Some(path) => Some((path, read(path)?)),
-        None => None,
-    };
-    if !takes_packet {
+    let located = |path: &str, e: ContextError| CliError::refused(format!("{path}: {e}"));
+    if !takes_packet(program) {
         if request.data_in.is_some() {
-            let message =
-                format!("programs of type {} take no packet: give their arguments by ctx_in", program.prog_type());
+            let kind = program.prog_type();
+            let message = format!("programs of type {kind} take no packet: give their arguments by ctx_in");
             return Err(CliError::refused(message));
         }
-        let arguments = raw.map(|(_, bytes)| bytes).unwrap_or_default();
-        return Context::for_type(program.prog_type(), &arguments).map_err(refuse);
+        let path = request.ctx_in;
+        let arguments = path.map_or(Ok(Vec::new()), read)?;
+        return Context::for_type(program.prog_type(), &arguments).map_err(|e| located(path.unwrap_or("ctx_in"), e));
     }
     let path = request.data_in.ok_or_else(|| CliError::usage("the command ends where `data_in FILE` is wanted"))?;
-    let located = |path: &str, e: livebpf::context::ContextError| CliError::refused(format!("{path}: {e}"));
     let mut ctx = Context::for_type(program.prog_type(), &read(path)?).map_err(|e| located(path, e))?;
-    if let Some((path, bytes)) = raw {
-        set_fields(program, &mut ctx, path, &bytes)?;
+    if let Some(path) = request.ctx_in {
+        set_fields(program, &mut ctx, path, &read(path)?)?;
     }
     Ok(ctx)
+}
+
+/// Whether the program's context is a packet's; else it is memory that the caller gives.
+fn takes_packet(program: &Program) -> bool {
+    !matches!(program.prog_type(), ProgType::SYSCALL | ProgType::RAW_TRACEPOINT)
 }
 
 /// Sets the fields of the context that the bytes of its UAPI struct give a value other than zero.
@@ -114,7 +115,7 @@ fn set_fields(program: &Program, ctx: &mut Context, path: &str, bytes: &[u8]) ->
 
 /// The bytes of the context's UAPI struct after the run.
 fn fields(program: &Program, ctx: &Context) -> Vec<u8> {
-    let Some(desc) = describe(program.prog_type()) else { return Vec::new() };
+    let Some(desc) = describe(program.prog_type()).filter(|_| takes_packet(program)) else { return ctx.packet() };
     let mut bytes = vec![0; desc.context.size as usize];
     for field in desc.context.fields {
         let element = if field.name == "cb" { 4 } else { field.size };
@@ -157,20 +158,20 @@ fn answer(
     retval: u32,
     took: Duration,
 ) -> Result<Answer, CliError> {
-    let (packet, context) = (ctx.packet(), fields(program, ctx));
     let (mut json, mut text) = (json!({}), String::new());
-    let ctx_shown = request.ctx_out.or(request.ctx_in.map(|_| "-")).filter(|_| !context.is_empty());
-    for (key, path, bytes) in
-        [("data_out", request.data_out.unwrap_or("-"), &packet), ("ctx_out", ctx_shown.unwrap_or(""), &context)]
-    {
-        match path {
-            "" => {}
-            "-" => {
-                json[key] = bytes::to_json(bytes);
-                text += &format!("{key}:\n{}", bytes::dump(bytes));
-            }
-            path => std::fs::write(path, bytes).map_err(|e| CliError::io(path, &e))?,
+    let mut put = |key: &str, path: &str, bytes: &[u8]| -> Result<(), CliError> {
+        if path != "-" {
+            return std::fs::write(path, bytes).map_err(|e| CliError::io(path, &e));
         }
+        json[key] = bytes::to_json(bytes);
+        text += &format!("{key}:\n{}", bytes::dump(bytes));
+        Ok(())
+    };
+    if takes_packet(program) {
+        put("data_out", request.data_out.unwrap_or("-"), &ctx.packet())?;
+    }
+    if let Some(path) = request.ctx_out.or(request.ctx_in.map(|_| "-")) {
+        put("ctx_out", path, &fields(program, ctx))?;
     }
     let duration = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     json["retval"] = json!(retval);

@@ -12,7 +12,7 @@ use livebpf::runtime::{Ebpf, Engine, LoadOptions, MapHandle, Program, Runtime, T
 
 use crate::args::Args;
 use crate::error::CliError;
-use crate::output::Answer;
+use crate::output::{self, Answer};
 use crate::words::Words;
 use crate::{map, prog};
 
@@ -28,7 +28,7 @@ struct Stderr;
 
 impl TraceLog for Stderr {
     fn line(&self, cpu: u32, text: &str) {
-        eprintln!("[{cpu:03}] {text}");
+        output::note(&format!("[{cpu:03}] {text}"));
     }
 }
 
@@ -38,7 +38,7 @@ impl Session {
         let engine = args.engine.unwrap_or(Engine::Jit);
         let runtime = Runtime::builder().engine(engine).trace_log(Stderr).build()?;
         if runtime.engine() != engine {
-            eprintln!("Note: engine {engine} is not available here, {} is used", runtime.engine());
+            output::note(&format!("Note: engine {engine} is not available here, {} is used", runtime.engine()));
         }
         let mut session = Session { runtime, worker: None, loaded: Vec::new() };
         for path in &args.object {

@@ -114,6 +114,11 @@ pub struct LineInfo {
 }
 
 impl Program {
+    /// Whether the kernel takes its licence for one that is compatible with the GPL (`license_is_gpl_compatible`).
+    pub fn gpl_compatible(&self) -> bool {
+        let known = ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"];
+        known.contains(&self.license.as_str())
+    }
     /// The line record that covers `pc`.
     pub fn line_at(&self, pc: Pc) -> Option<&LineInfo> {
         let n = self.lines.partition_point(|l| l.pc <= pc);

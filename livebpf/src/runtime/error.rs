@@ -18,7 +18,7 @@ pub enum Error {
     #[error(transparent)]
     Object(Box<ObjectError>),
     /// A program of the object cannot be put together.
-    #[error("program {program}: {source}")]
+    #[error("{source}")]
     Link {
         /// Its name.
         program: String,
@@ -26,7 +26,7 @@ pub enum Error {
         source: Box<LinkError>,
     },
     /// A program was not accepted.
-    #[error("program {program} was rejected: {rejection}")]
+    #[error("verifier: {rejection}")]
     Rejected {
         /// Its name.
         program: String,

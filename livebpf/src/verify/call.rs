@@ -14,10 +14,6 @@ use crate::object::{MapType, ProgType};
 
 /// R1 to R5.
 const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
-/// Licences that may use GPL-only helpers.
-const GPL_COMPATIBLE: [&str; 6] =
-    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"];
-
 fn refuse(reg: Reg, text: String) -> Box<Fail> {
     Fail::new(Rule::Helper, text).with(reg)
 }
@@ -71,7 +67,7 @@ impl Verifier<'_> {
             let text = format!("program of this type cannot use helper bpf_{}#{}", proto.name, proto.id);
             return Err(Fail::new(Rule::Helper, text));
         }
-        if proto.gpl_only && !GPL_COMPATIBLE.contains(&self.program.license.as_str()) {
+        if proto.gpl_only && !self.program.gpl_compatible() {
             let text = "cannot call GPL-restricted function from non-GPL compatible program";
             return Err(Fail::new(Rule::Licence, text).help("declare a GPL-compatible licence in section \"license\""));
         }
