@@ -10,6 +10,7 @@
 //! * [`image`]: one program's machine code in place.
 //! * [`patch`]: the update lock, the tracked call sites, and the order of the stores (the argument is there).
 //! * [`sync`]: making every thread of the process execute a serialising instruction.
+//! * [`selftest`]: what a machine offers, and whether aligned stores to running code tear on it.
 //! * [`fork`]: noticing that this process is a child of the one that set things up.
 //!
 //! *Guarantees.* No page is ever writable and executable through one mapping. After an image is published only the
@@ -24,6 +25,7 @@ pub mod image;
 pub mod patch;
 mod poison;
 pub mod region;
+pub mod selftest;
 pub mod sync;
 
 pub use image::Image;

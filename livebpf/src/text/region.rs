@@ -50,7 +50,7 @@ impl Default for RegionOptions {
 
 /// One mapping of the file; unmapped on drop.
 #[derive(Debug)]
-struct View {
+pub(super) struct View {
     at: NonNull<u8>,
     len: usize,
 }
@@ -229,6 +229,11 @@ impl Region {
 }
 
 impl View {
+    /// Its first byte.
+    pub(super) fn at(&self) -> *mut u8 {
+        self.at.as_ptr()
+    }
+
     fn addr(&self) -> u64 {
         self.at.as_ptr().addr() as u64
     }
@@ -253,7 +258,7 @@ impl Drop for Region {
 }
 
 /// A memory file of `len` bytes that may be mapped executable.
-fn memory_file(len: u32) -> Result<OwnedFd, TextError> {
+pub(super) fn memory_file(len: u32) -> Result<OwnedFd, TextError> {
     let name = c"livebpf-code";
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: a NUL-terminated name and flags.
@@ -284,7 +289,7 @@ fn memory_file(len: u32) -> Result<OwnedFd, TextError> {
 }
 
 /// Both views of the file: writable first, then the seals, then executable.
-fn views(file: &OwnedFd, len: usize, near: Option<u64>) -> Result<(View, View), TextError> {
+pub(super) fn views(file: &OwnedFd, len: usize, near: Option<u64>) -> Result<(View, View), TextError> {
     let hint = "; a security policy may forbid it (SELinux: execmem, execmod; systemd: MemoryDenyWriteExecute)";
     let data = map(file, len, libc::PROT_READ | libc::PROT_WRITE, None).map_err(|source| TextError::Os {
         step: "mapping the code file writable",
