@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use livebpf::runtime::Engine;
@@ -22,13 +23,13 @@ pub struct Args {
     /// Load all programs of this object before the command; may be given several times.
     #[arg(short, long, global = true, value_name = "FILE")]
     pub object: Vec<PathBuf>,
-    /// What to do.
+    /// What to do; the demo when nothing is said.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 const AFTER: &str = "\
-Programs and maps live as long as the command: -o loads objects first, and `batch` runs many commands against one runtime.
+Without a command: the demo. Programs and maps live as long as the command: -o loads objects first, and `batch` runs many commands against one runtime.
 
   livebpf -o chain.o prog show
   livebpf -o chain.o prog run name parse data_in packet.bin repeat 1000000
@@ -49,6 +50,8 @@ pub enum Command {
     /// Run the commands in a file, one a line, against one runtime.
     #[command(after_help = crate::batch::HELP)]
     Batch(BatchArgs),
+    /// Run a chain of programs on all cores while its stages are inserted, replaced and deleted.
+    Demo(crate::demo::DemoArgs),
 }
 
 /// A command's words, in bpftool's grammar.
@@ -71,6 +74,12 @@ pub struct BatchArgs {
     /// The file of commands; `-` reads standard input.
     #[arg(value_name = "FILE")]
     pub file: String,
+}
+
+/// A time in seconds, for options.
+pub fn seconds(word: &str) -> Result<Duration, String> {
+    let seconds = word.parse::<f64>().ok().filter(|s| (0.01..=86_400.0).contains(s));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "wanted seconds, 0.01 to 86400".to_owned())
 }
 
 /// What the command line comes to.

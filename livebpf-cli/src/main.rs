@@ -5,10 +5,12 @@
 mod args;
 mod batch;
 mod bytes;
+mod demo;
 mod dump;
 mod error;
 mod map;
 mod output;
+mod pcap;
 mod prog;
 mod run;
 mod session;
@@ -17,7 +19,9 @@ mod words;
 use std::process::ExitCode;
 
 use args::{Args, Command, Parsed};
+use demo::DemoArgs;
 use error::CliError;
+use livebpf::runtime::Engine;
 use output::Output;
 use session::Session;
 
@@ -50,9 +54,11 @@ fn finish(output: Output, result: Result<u8, CliError>) -> ExitCode {
 /// Does what the command line says; answers the exit status.
 fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
     match &args.command {
-        Command::Prog(words) => one(args, output, "prog", &words.words),
-        Command::Map(words) => one(args, output, "map", &words.words),
-        Command::Batch(batch) => batch::run(args, batch, output),
+        Some(Command::Prog(words)) => one(args, output, "prog", &words.words),
+        Some(Command::Map(words)) => one(args, output, "map", &words.words),
+        Some(Command::Batch(batch)) => batch::run(args, batch, output),
+        Some(Command::Demo(demo)) => demo::run(args.engine.unwrap_or(Engine::Jit), demo, output),
+        None => demo::run(args.engine.unwrap_or(Engine::Jit), &DemoArgs::default(), output),
     }
 }
 

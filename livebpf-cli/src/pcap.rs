@@ -9,13 +9,14 @@ use std::path::Path;
 
 use livebpf::context::{ETH_HLEN, XDP_MAX_PACKET};
 use pcap_parser::nom::{Err as NomError, IResult};
-use pcap_parser::{Block, PcapError as Parser, PcapNGPacketBlock};
+use pcap_parser::traits::PcapNGPacketBlock;
+use pcap_parser::{Block, PcapError as Parser};
 use pcap_parser::{parse_block_be, parse_block_le, parse_pcap_frame, parse_pcap_frame_be, parse_pcap_frame_modified};
 
 /// Most bytes of a file that are read.
 const MAX_FILE: u64 = 256 << 20;
 /// Bytes of a pcap file's header.
-const HEADER: usize = 24;
+const HEADER: u64 = 24;
 /// The link type of Ethernet.
 const ETHERNET: i32 = 1;
 
@@ -37,7 +38,7 @@ pub enum CaptureError {
         /// Bytes there are.
         found: usize,
         /// Bytes of a header.
-        wanted: usize,
+        wanted: u64,
     },
     /// The packets are no Ethernet packets.
     #[error("the packets are of link type {0}, wanted 1 (Ethernet)")]
@@ -159,8 +160,10 @@ impl Capture {
             let parse = if big_endian { parse_block_be } else { parse_block_le };
             let (behind, block) = match parse(rest) {
                 Ok(parsed) => parsed,
-                Err(_) if at == 0 => return Err(CaptureError::Header { found: rest.len(), wanted: first_block(rest) }),
-                Err(NomError::Incomplete(_)) => {
+                Err(NomError::Incomplete(_)) if block_length(rest, big_endian) > rest.len() as u64 => {
+                    if at == 0 {
+                        return Err(CaptureError::Header { found: rest.len(), wanted: block_length(rest, big_endian) });
+                    }
                     self.stop("cut short", at, rest.len());
                     break;
                 }
@@ -194,10 +197,12 @@ impl Capture {
     }
 }
 
-/// How long the first block of a pcapng file says it is, at least the 28 bytes that it must be.
-fn first_block(bytes: &[u8]) -> usize {
+/// How many bytes the block at the start of `bytes` says it has. At least 12: less is no block. The first block of a
+/// file says itself whether its numbers are big endian.
+fn block_length(bytes: &[u8], big_endian: bool) -> u64 {
     let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let big_endian = word(8) == Some(0x1a2b_3c4du32.swap_bytes());
+    let section = word(0) == Some(0x0a0d_0d0a);
+    let big_endian = if section { word(8) == Some(0x1a2b_3c4d_u32.swap_bytes()) } else { big_endian };
     let length = word(4).map(|length| if big_endian { length.swap_bytes() } else { length });
-    length.map_or(28, |length| length.max(28) as usize)
+    length.map_or(12, |length| u64::from(length.max(12)))
 }

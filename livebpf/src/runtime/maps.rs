@@ -94,6 +94,17 @@ impl MapHandle {
         self.map().read(key).map_err(|e| self.error(e))
     }
 
+    /// Copies the start of the value at `key` that runs on CPU number `cpu` see (see [`Worker::cpu`](super::Worker::cpu)) into `into`;
+    /// answers how many bytes. Takes no lock and no memory. In maps that are not per CPU, `cpu` makes no difference.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: ENOENT where there is no such value.
+    #[inline]
+    pub fn read_cpu(&self, key: &[u8], cpu: u32, into: &mut [u8]) -> Result<usize, Error> {
+        let value = self.map().lookup(key, cpu).ok_or(MapError::NotFound);
+        value.map(|value| value.read(into)).map_err(|e| self.error(e))
+    }
+
     /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2). Sizes as in [`read`](Self::read).
     ///
     /// # Errors
@@ -230,6 +241,16 @@ impl ProgramArray {
     pub fn program_id(&self, index: u32) -> Result<u32, Error> {
         let bytes = self.handle.read(&index.to_le_bytes())?;
         Ok(u32::from_le_bytes(bytes.try_into().expect("a program array's value has 4 bytes")))
+    }
+
+    /// Compares the machine code of every direct tail call with what it should be, and those through this array with their
+    /// slots. Answers how many were looked at, or the first difference. Updates wait meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Update`]: it needs the update lock.
+    pub fn audit(&self) -> Result<Result<usize, String>, Error> {
+        let mut guard = self.handle.shared().patcher.update()?;
+        Ok(guard.audit(&[self.array()]))
     }
 
     /// Number of slots.
