@@ -150,7 +150,8 @@ impl Capture {
     /// Notes that the rest of the file is not read.
     fn stop(&mut self, what: &str, at: usize, left: usize) {
         let next = self.found + 1;
-        self.cut = Some(format!("the capture is {what}: packet {next}, at byte {at}, does not fit the {left} bytes left"));
+        self.cut =
+            Some(format!("the capture is {what}: packet {next}, at byte {at}, does not fit the {left} bytes left"));
     }
 
     fn pcapng(&mut self, bytes: &[u8]) -> Result<(), CaptureError> {

@@ -48,8 +48,7 @@ impl Counts {
     /// Reads the chain's maps.
     pub fn read(chain: &Chain) -> Result<Counts, Error> {
         let totals = sums(&chain.map("totals")?.read(&[0; 4])?, 8);
-        let mut counts =
-            Counts { packets: totals[0], malformed: totals[1], not_ip: totals[2], ..Counts::default() };
+        let mut counts = Counts { packets: totals[0], malformed: totals[1], not_ip: totals[2], ..Counts::default() };
         counts.ended.copy_from_slice(&totals[3..8]);
         let stages = chain.map("stage_counts")?;
         for (number, stage) in (0u32..).zip(&mut counts.stages) {
@@ -72,19 +71,33 @@ impl Counts {
             ("packets = runs", self.packets, runs),
             ("asked(acl) = packets - malformed - not_ip", acl.asked() + self.malformed + self.not_ip, self.packets),
             ("asked(conntrack) = asked(acl) - aside(acl)", conntrack.asked() + acl.aside, acl.asked()),
-            ("asked(balance) = asked(conntrack) - aside(conntrack)", balance.asked() + conntrack.aside, conntrack.asked()),
+            (
+                "asked(balance) = asked(conntrack) - aside(conntrack)",
+                balance.asked() + conntrack.aside,
+                conntrack.asked(),
+            ),
             ("asked(backend) = ran(balance) - aside(balance)", backend.asked() + balance.aside, balance.ran_any()),
             ("asked(count) = asked(balance) + not_ip", count.asked(), balance.asked() + self.not_ip),
-            ("asked(drop) = malformed + aside(acl) + aside(conntrack)", drop.asked(), self.malformed + acl.aside + conntrack.aside),
+            (
+                "asked(drop) = malformed + aside(acl) + aside(conntrack)",
+                drop.asked(),
+                self.malformed + acl.aside + conntrack.aside,
+            ),
             ("sum of the verdicts = packets", self.ended.iter().sum(), self.packets),
             ("ended[drop] = ran(drop)", self.ended[1], drop.ran_any()),
             ("ended[aborted] = missed(drop)", self.ended[0], drop.missed),
             ("ended[tx] = ran(backend)", self.ended[3], backend.ran),
             ("ended[pass] + ended[tx] = asked(count)", self.ended[2] + self.ended[3], count.asked()),
-            ("packets in flows = ran(conntrack) - aside(conntrack)", self.tracked + conntrack.aside, conntrack.ran_any()),
+            (
+                "packets in flows = ran(conntrack) - aside(conntrack)",
+                self.tracked + conntrack.aside,
+                conntrack.ran_any(),
+            ),
         ];
         let wrong = equations.into_iter().filter(|(_, left, right)| left != right);
-        wrong.map(|(equation, left, right)| format!("the counts do not add up: {equation}: {left} and {right}")).collect()
+        wrong
+            .map(|(equation, left, right)| format!("the counts do not add up: {equation}: {left} and {right}"))
+            .collect()
     }
 
     /// The stages with their names, the backends as one.
@@ -135,7 +148,8 @@ mod tests {
     fn a_lost_packet_is_noticed() {
         let stage = |ran| Stage { ran, ..Stage::default() };
         let mut counts = Counts { packets: 10, ended: [0, 0, 10, 0, 0], tracked: 10, ..Counts::default() };
-        counts.stages = [stage(10), stage(10), Stage { ran: 10, aside: 10, ..Stage::default() }, stage(10), stage(0), stage(0)];
+        counts.stages =
+            [stage(10), stage(10), Stage { ran: 10, aside: 10, ..Stage::default() }, stage(10), stage(0), stage(0)];
         assert_eq!(counts.wrong(10), Vec::<String>::new());
         counts.stages[1].ran = 9;
         assert!(counts.wrong(10)[0].ends_with("asked(conntrack) = asked(acl) - aside(acl): 9 and 10"));

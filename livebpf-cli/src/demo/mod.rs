@@ -62,9 +62,7 @@ impl Default for DemoArgs {
 pub fn run(engine: Engine, args: &DemoArgs, output: Output) -> Result<u8, CliError> {
     let capture = match &args.pcap {
         None => pcap::read(TRAFFIC).map_err(|e| CliError::refused(e.to_string()))?,
-        Some(path) => {
-            pcap::read_file(path).map_err(|e| CliError::refused(format!("{}: {e}", path.display())))?
-        }
+        Some(path) => pcap::read_file(path).map_err(|e| CliError::refused(format!("{}: {e}", path.display())))?,
     };
     let cpus = thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let progress = Progress::new();

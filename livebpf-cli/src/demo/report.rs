@@ -130,8 +130,12 @@ impl Report {
             let ns = rate.nanoseconds(self.workers);
             let _ = writeln!(text, "  {what:<16} {per_second:>14} packets/s  {ns:>7.1} ns per packet and core");
         }
-        let ended: Vec<String> =
-            VERDICTS.iter().zip(self.counts.ended).filter(|(_, n)| *n > 0).map(|(v, n)| format!("{v} {}", grouped(n))).collect();
+        let ended: Vec<String> = VERDICTS
+            .iter()
+            .zip(self.counts.ended)
+            .filter(|(_, n)| *n > 0)
+            .map(|(v, n)| format!("{v} {}", grouped(n)))
+            .collect();
         let _ = writeln!(text, "  verdicts: {}", ended.join(", "));
     }
 
@@ -146,7 +150,8 @@ impl Report {
     }
 
     fn updates(&self, text: &mut String) {
-        let _ = writeln!(text, "\n{:<10} {:>14} {:>14} {:>14} {:>14}", "update", "done", "min µs", "median µs", "max µs");
+        let _ =
+            writeln!(text, "\n{:<10} {:>14} {:>14} {:>14} {:>14}", "update", "done", "min µs", "median µs", "max µs");
         for (kind, latency) in Kind::ALL.iter().zip(&self.ran.latencies) {
             let [min, median, max] = [latency.min, latency.median, latency.max].map(|ns| ns as f64 / 1000.0);
             let count = grouped(latency.count as u64);

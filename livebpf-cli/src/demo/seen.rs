@@ -84,7 +84,9 @@ impl Seen {
             return true;
         };
         agree(self.verdicts[place].load(Ordering::Relaxed), mark, |new| {
-            self.verdicts[place].compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|now| now)
+            self.verdicts[place]
+                .compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed)
+                .unwrap_or_else(|now| now)
         })
         .unwrap_or_else(|before| {
             let before = before - 1;
@@ -94,7 +96,9 @@ impl Seen {
             let hash = hash(bytes);
             let before = self.bytes[place].swap(hash, Ordering::Relaxed);
             if before != 0 && before != hash {
-                self.mismatch(|| format!("packet {packet}, trail {trail:03x}: the bytes differ from those of a run before"));
+                self.mismatch(|| {
+                    format!("packet {packet}, trail {trail:03x}: the bytes differ from those of a run before")
+                });
             }
         }
         true

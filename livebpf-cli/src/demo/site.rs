@@ -66,7 +66,9 @@ fn compared(mut snapshot: Snapshot, before: Option<&Snapshot>) -> Snapshot {
 
 fn lines(chain: &Chain) -> Result<Option<Vec<Line>>, Error> {
     let Some(listing) = observe::listing(chain.program(CALLER)?) else { return Ok(None) };
-    let Some(site) = listing.sites.iter().find(|s| s.map == "stages" && s.index == STAGE as u32) else { return Ok(None) };
+    let Some(site) = listing.sites.iter().find(|s| s.map == "stages" && s.index == STAGE as u32) else {
+        return Ok(None);
+    };
     let start = listing.lines.iter().map(|(at, _)| *at).filter(|at| *at <= site.bypass).max().unwrap_or(site.bypass);
     let end = site.target as usize + 5;
     let code = listing.bytes.get(start as usize..end).unwrap_or_default();
@@ -74,11 +76,12 @@ fn lines(chain: &Chain) -> Result<Option<Vec<Line>>, Error> {
     let options = formatter.options_mut();
     options.set_hex_prefix("0x");
     options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
     options.set_space_after_operand_separator(true);
     options.set_branch_leading_zeros(false);
     options.set_show_branch_size(false);
     let decoder = Decoder::with_ip(64, code, listing.base + u64::from(start), DecoderOptions::NONE);
-    let state = if site.open { "open" } else { "closed" };
+    let state = if site.open { "open: on to the target" } else { "closed: past the target" };
     let note = |at: u32| match at {
         at if at == site.bypass => format!("bypass, {state}"),
         at if at == site.target => format!("target: {}", lead(&site.lead)),
@@ -104,7 +107,8 @@ fn lead(lead: &Lead) -> String {
 
 /// The snapshots for people: the whole site once, afterwards what changed.
 pub fn text(snapshots: &[Snapshot]) -> String {
-    let mut text = format!("The machine code of {CALLER}'s tail call through stages[{STAGE}], as the processor sees it\n");
+    let mut text =
+        format!("The machine code of {CALLER}'s tail call through stages[{STAGE}], as the processor sees it\n");
     for (number, snapshot) in snapshots.iter().enumerate() {
         let _ = writeln!(text, "  {}:", snapshot.title);
         for line in snapshot.lines.iter().filter(|line| number == 0 || line.changed || !line.note.is_empty()) {
@@ -129,4 +133,3 @@ pub fn json(snapshots: &[Snapshot]) -> Value {
     let snapshot = |s: &Snapshot| json!({ "title": s.title, "lines": s.lines.iter().map(line).collect::<Vec<_>>() });
     json!({ "program": CALLER, "map": "stages", "index": STAGE, "snapshots": snapshots.iter().map(snapshot).collect::<Vec<_>>() })
 }
-
