@@ -241,7 +241,13 @@ impl ProgArray {
         self.owner.get().map_or(Ok(()), |owner| contract.fits(owner))
     }
 
-    /// The same, and fixes the contract where there is none: for the first program that uses the array. Never undone.
+    /// Whether programs with these contracts may use the array or be in it together; changes nothing.
+    pub fn check_owners<'a>(&'a self, mut contracts: impl Iterator<Item = &'a Contract>) -> Result<(), MapError> {
+        let Some(owner) = self.owner.get().or_else(|| contracts.next()) else { return Ok(()) };
+        contracts.try_for_each(|contract| contract.fits(owner))
+    }
+
+    /// [`check_owner`](Self::check_owner), and fixes the contract where there is none: for the first program that uses the array. Never undone.
     pub fn adopt_owner(&self, contract: &Contract) -> Result<(), MapError> {
         contract.fits(self.owner.get_or_init(|| *contract))
     }

@@ -73,7 +73,9 @@ impl HelperCall<'_> {
 pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
     let call = HelperCall { proto: &custom.proto, args };
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
-    catch_unwind(AssertUnwindSafe(|| (custom.function)(&call))).ok()
+    let result = catch_unwind(AssertUnwindSafe(|| (custom.function)(&call)));
+    // Dropping what somebody panicked with could panic again.
+    result.map_err(std::mem::forget).ok()
 }
 
 /// The native function behind every embedder's helper. `data` is the address of its [`Custom`].

@@ -39,7 +39,7 @@ impl interp::Host for Host<'_> {
             None => {
                 let native = helpers::native(id).ok_or(FaultKind::NoHelper { id })?;
                 // SAFETY: the interpreter has checked the arguments against the helper's prototype.
-                catch_unwind(AssertUnwindSafe(|| unsafe { (native.inner)(args) })).ok()
+                catch_unwind(AssertUnwindSafe(|| unsafe { (native.inner)(args) })).map_err(std::mem::forget).ok()
             }
         };
         result.ok_or_else(|| {

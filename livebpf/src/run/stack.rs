@@ -50,15 +50,29 @@ fn thread_stack() -> Option<(u64, u64)> {
 /// What a helper and a signal handler on top of the deepest frame may use.
 const RESERVE: u64 = 48 * 1024;
 
-/// Native stack that the worst chain through a program may need, in bytes.
-///
-/// A tail call releases the frame of the function that makes it and leaves its callers' frames standing; 33 of them may succeed, each
-/// in a program like this one, and the last one reached calls as deeply as it can.
+/// What every native frame may have on top of its BPF stack: return address and saved rbp, four saved registers, the
+/// may_goto counter, rounding and padding.
+const FRAME_MORE: u64 = 16 + 32 + 8 + 16;
+/// Most that the callers of a function with a tail call keep standing in a verified program: less than 256 bytes in up to seven frames.
+const RETAINED: u64 = 256 + 7 * FRAME_MORE;
+/// The deepest chain of calls in a verified program: 512 bytes in up to eight frames.
+const DEEPEST: u64 = 512 + 8 * FRAME_MORE;
+
+/// Native stack that the worst chain of tail calls between verified programs may need, in bytes. Asked for by every run,
+/// whatever is loaded: a chain may lead into programs that are loaded after it began.
+pub(crate) const VERIFIED_NEED: u64 = worst(RETAINED, DEEPEST);
+
+/// A tail call releases the frame of the function that makes it and leaves its callers' frames standing; 33 of them may succeed,
+/// and the last program reached calls as deeply as it can.
+const fn worst(retained: u64, deepest: u64) -> u64 {
+    crate::jit::MAX_TAIL_CALL_CNT as u64 * retained + deepest + RESERVE
+}
+
+/// The same for chains with a program that may not be verified.
 pub(crate) fn need(code: &crate::jit::Code) -> u64 {
     let retained = code.frames.iter().map(|f| f.retained).max().unwrap_or(0);
     let deepest = code.frames.iter().map(|f| f.deepest).max().unwrap_or(0);
-    let standing = retained + code.frames.iter().map(|f| f.native_stack).max().unwrap_or(0);
-    crate::jit::MAX_TAIL_CALL_CNT as u64 * u64::from(standing) + u64::from(deepest) + RESERVE
+    worst(RETAINED.max(retained.into()), DEEPEST.max(deepest.into()))
 }
 
 #[cfg(test)]

@@ -91,7 +91,6 @@ impl Core {
     /// One run in a section of its own; nested in another run where the thread is inside one.
     #[inline]
     pub(super) fn run(&self, program: &Program, ctx: &mut Context) -> Result<u64, RunError> {
-        self.check_process()?;
         let _section = self.reader.enter();
         self.run_in_section(&program.loaded, ctx)
     }
@@ -99,6 +98,8 @@ impl Core {
     /// One run. The caller is inside a read-side section.
     #[inline]
     fn run_in_section(&self, program: &Loaded, ctx: &mut Context) -> Result<u64, RunError> {
+        // Also for a section that was entered before the fork.
+        self.check_process()?;
         self.check(program, ctx)?;
         let depth = current::depth();
         if depth >= MAX_DEPTH {

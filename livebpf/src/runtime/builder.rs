@@ -47,6 +47,10 @@ pub struct RuntimeBuilder {
     custom: Vec<Custom>,
 }
 
+/// Most grace periods between dropping a handle and the end of what hangs on it: a map's last handle empties its array, the
+/// programs in it go, then their code and maps, and those maps' memory.
+const RECLAIM_STAGES: u32 = 4;
+
 /// The default destination of `trace_printk`: the `log` crate, target `livebpf::trace`, level info.
 struct LogCrate;
 
@@ -134,13 +138,15 @@ impl RuntimeBuilder {
         let region = Region::new(RegionOptions { capacity, near, reuse: sync.available() })?;
         let domain = Domain::new(sync.clone())?;
         let patcher = Patcher::new(region.clone(), sync, domain.clone());
+        let generation = run::Generation::new();
+        generation.need_stack(run::STACK_NEED);
         let shared = Shared {
             engine,
             cpus: self.cpus,
             region,
             patcher,
             domain,
-            generation: run::Generation::new(),
+            generation,
             helpers,
             custom,
             log: self.log,
@@ -192,7 +198,14 @@ impl Runtime {
     /// # Errors
     /// [`Error::Wait`] when called from inside a run, which it would wait for.
     pub fn barrier(&self) -> Result<(), Error> {
-        Ok(self.shared.domain.barrier()?)
+        // What is reclaimed lets go of other things: the last handle of an array, of its programs, those of their code.
+        for _ in 0..RECLAIM_STAGES {
+            self.shared.domain.barrier()?;
+            if self.shared.domain.pending() == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

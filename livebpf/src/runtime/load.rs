@@ -10,9 +10,9 @@ use super::maps::MapHandle;
 use crate::interp::Executable;
 use crate::jit::{self, Symbol};
 use crate::link::{self, MapId, Program as Linked};
-use crate::map::prog_array::Contract;
+use crate::map::prog_array::{Contract, Retired};
 use crate::map::{Map, MapError};
-use crate::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
+use crate::object::{MapDef, MapInit, Object, ProgType, ProgramKind};
 use crate::run::{self, Body, Engine, Loaded, Native, Program, Shared};
 use crate::text::{Image, UpdateError};
 use crate::verify::{self, Rejection, Verified};
@@ -80,9 +80,17 @@ impl Runtime {
     /// Loads programs that are linked already, from a generator or an assembler. Maps are shared by name.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// As [`load`](Self::load); [`Error::Options`] for maps of one name and different definitions.
     pub fn load_linked(&self, programs: Vec<Linked>) -> Result<Ebpf, Error> {
-        self.load_programs(programs, &verified)
+        self.load_linked_with(programs, &LoadOptions::default())
+    }
+
+    /// The same with existing maps: of the options, [`LoadOptions::reuse_map`] is heeded.
+    ///
+    /// # Errors
+    /// As [`load_linked`](Self::load_linked).
+    pub fn load_linked_with(&self, programs: Vec<Linked>, options: &LoadOptions) -> Result<Ebpf, Error> {
+        self.load_programs(programs, &options.maps, &verified)
     }
 
     pub(super) fn load_object(&self, object: &Object, options: &LoadOptions, prove: Prove<'_>) -> Result<Ebpf, Error> {
@@ -92,14 +100,24 @@ impl Runtime {
         self.load_parts(programs, maps, prove)
     }
 
-    pub(super) fn load_programs(&self, programs: Vec<Linked>, prove: Prove<'_>) -> Result<Ebpf, Error> {
+    pub(super) fn load_programs(
+        &self,
+        programs: Vec<Linked>,
+        reuse: &BTreeMap<String, MapHandle>,
+        prove: Prove<'_>,
+    ) -> Result<Ebpf, Error> {
         let mut defs: Vec<Arc<MapDef>> = Vec::new();
         for def in programs.iter().flat_map(|p| &p.maps) {
-            if !defs.iter().any(|d| d.name == def.name) {
-                defs.push(def.clone());
+            match defs.iter().find(|d| d.name == def.name) {
+                // A program is verified against its own definition, and must get a map that is like it.
+                Some(known) if known != def => {
+                    return Err(Error::Options(format!("map {} is defined twice, differently", def.name)));
+                }
+                Some(_) => {}
+                None => defs.push(def.clone()),
             }
         }
-        let maps = self.make_maps(&defs, &BTreeMap::new(), &programs)?;
+        let maps = self.make_maps(&defs, reuse, &programs)?;
         self.load_parts(programs, maps, prove)
     }
 
@@ -111,14 +129,14 @@ impl Runtime {
     fn load_parts(&self, linked: Vec<Linked>, maps: Vec<MapHandle>, prove: Prove<'_>) -> Result<Ebpf, Error> {
         self.check_process()?;
         let mut programs = Vec::with_capacity(linked.len());
-        for program in linked {
-            let (name, bound) = (program.name.clone(), bind(&program, &maps)?);
+        for mut program in linked {
+            let (name, bound) = (program.name.clone(), bind(&mut program, &maps)?);
             let verified =
                 prove(&self.shared, program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
             programs.push(self.install(verified, bound)?);
         }
         let ebpf = Ebpf { programs, maps };
-        fill_arrays(&ebpf)?;
+        self.join_arrays(&ebpf)?;
         Ok(ebpf)
     }
 
@@ -136,11 +154,40 @@ impl Runtime {
         let executable = Executable::new(Arc::new(verified), maps.clone());
         let id = self.ids.next_program();
         let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
-        for (map, array) in arrays() {
-            array.adopt_owner(&contract).map_err(|source| map_error(map.def(), source))?;
-        }
         shared.generation.publish(entry, address);
         Ok(Program { loaded })
+    }
+
+    /// The last step of a load: the program arrays it uses take on the programs' contract, and those with static
+    /// initialisers are filled. Everything that can be refused is refused before the first of them changes.
+    fn join_arrays(&self, ebpf: &Ebpf) -> Result<(), Error> {
+        let arrays = || ebpf.maps().filter_map(|m| m.map().prog_array().map(|a| (m, a)));
+        let mut guard = self.shared.patcher.update()?;
+        for (map, array) in arrays() {
+            let uses = |p: &&Program| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.map()));
+            let slots = || initial_slots(ebpf, map.def());
+            let members = ebpf.programs().filter(uses).chain(slots().map(|(_, program)| program));
+            let fits = array.check_owners(members.map(|p| &p.loaded.contract));
+            let inside = slots().try_for_each(|(index, _)| array.check_set(index, 0));
+            fits.and(inside).map_err(|source| map_error(map.def(), source))?;
+        }
+        let mut retired = Retired::default();
+        let result = arrays().try_for_each(|(map, array)| {
+            let users = ebpf.programs().filter(|p| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.map())));
+            let join = || {
+                for program in users {
+                    array.adopt_owner(&program.loaded.contract)?;
+                }
+                for (index, program) in initial_slots(ebpf, map.def()) {
+                    retired.merge(array.set(index, program.loaded.clone(), 0, &mut guard)?);
+                }
+                Ok(())
+            };
+            join().map_err(|source| map_error(map.def(), source))
+        });
+        drop(guard);
+        self.shared.domain.retire(retired);
+        result
     }
 
     /// Compiles and places; returns what executes the program and the address of its entry.
@@ -183,6 +230,9 @@ impl Runtime {
         let mut maps = Vec::with_capacity(defs.len());
         for def in defs {
             if let Some(existing) = reuse.get(&def.name) {
+                if !Arc::ptr_eq(existing.shared(), &self.shared) {
+                    return Err(Error::Options(format!("{existing:?} belongs to another runtime")));
+                }
                 same_shape(def, existing)?;
                 maps.push(existing.clone());
                 continue;
@@ -270,43 +320,42 @@ fn with_globals(object: &Object, globals: &BTreeMap<String, Vec<u8>>) -> Result<
 
 /// Refuses to use `existing` for `def` unless type, sizes and flags agree.
 fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
-    let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags);
+    let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags, d.frozen);
     let (wanted, found) = (shape(def), shape(existing.def()));
     if wanted == found {
         return Ok(());
     }
     Err(Error::Options(format!(
-        "map {} cannot be reused: the object wants (type, key, value, entries, flags) = {wanted:?}, found {found:?}",
+        "map {} cannot be reused: the object wants (type, key, value, entries, flags, frozen) = {wanted:?}, found {found:?}",
         def.name
     )))
 }
 
-/// The map objects that a program refers to, in the order of its `maps`.
-fn bind(program: &Linked, maps: &[MapHandle]) -> Result<Vec<Arc<Map>>, Error> {
-    let find = |def: &Arc<MapDef>| {
-        let handle = maps.iter().find(|m| m.name() == def.name);
-        handle.map(|h| h.map().clone()).ok_or_else(|| Error::Unknown {
+/// The map objects that a program refers to, in the order of its `maps`. Where a map is reused, the program is given its
+/// contents to be verified against: the verifier reads constants in frozen data.
+fn bind(program: &mut Linked, maps: &[MapHandle]) -> Result<Vec<Arc<Map>>, Error> {
+    let mut bound = Vec::with_capacity(program.maps.len());
+    for def in &mut program.maps {
+        let handle = maps.iter().find(|m| m.name() == def.name).ok_or_else(|| Error::Unknown {
             kind: "map",
             name: def.name.clone(),
             known: list(maps.iter().map(MapHandle::name)),
-        })
-    };
-    program.maps.iter().map(find).collect()
+        })?;
+        if def.frozen && def.init != handle.def().init {
+            Arc::make_mut(def).init = handle.def().init.clone();
+        }
+        bound.push(handle.map().clone());
+    }
+    Ok(bound)
 }
 
-/// Fills the program arrays that have static initialisers.
-fn fill_arrays(ebpf: &Ebpf) -> Result<(), Error> {
-    for map in ebpf.maps().filter(|m| m.map_type() == MapType::PROG_ARRAY) {
-        let MapInit::Programs(slots) = &map.def().init else { continue };
-        let array = super::ProgramArray::try_from(map)?;
-        for (index, name) in slots {
-            // A program that was not selected leaves its slot empty, as in libbpf.
-            if let Some(program) = ebpf.program(name) {
-                array.set(*index, program)?;
-            }
-        }
-    }
-    Ok(())
+/// The slots that `map`'s static initialiser fills. A program that was not selected leaves its slot empty, as in libbpf.
+fn initial_slots<'a>(ebpf: &'a Ebpf, def: &'a MapDef) -> impl Iterator<Item = (u32, &'a Program)> {
+    let slots = match &def.init {
+        MapInit::Programs(slots) => slots.as_slice(),
+        MapInit::Empty | MapInit::Data(_) | MapInit::Maps(_) => &[],
+    };
+    slots.iter().filter_map(|(index, name)| Some((*index, ebpf.program(name)?)))
 }
 
 /// Addresses for the code's relocations.

@@ -108,7 +108,7 @@ impl MapHandle {
     /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2). Sizes as in [`read`](Self::read).
     ///
     /// # Errors
-    /// [`Error::Map`] with the kernel's errno. A program array is written through [`ProgramArray`]: EINVAL here.
+    /// [`Error::Map`] with the kernel's errno. A program array is written through [`ProgramArray`]: ENOTSUPP (524) here.
     pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Error> {
         self.map().write(key, value, flags).map_err(|e| self.error(e))
     }
