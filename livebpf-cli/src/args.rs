@@ -52,6 +52,8 @@ pub enum Command {
     Batch(BatchArgs),
     /// Run a chain of programs on all cores while its stages are inserted, replaced and deleted.
     Demo(crate::demo::DemoArgs),
+    /// Say what this machine offers, and test that running code can be patched on it.
+    Doctor(crate::doctor::DoctorArgs),
 }
 
 /// A command's words, in bpftool's grammar.

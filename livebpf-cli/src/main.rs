@@ -6,6 +6,7 @@ mod args;
 mod batch;
 mod bytes;
 mod demo;
+mod doctor;
 mod dump;
 mod error;
 mod map;
@@ -58,6 +59,7 @@ fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
         Some(Command::Map(words)) => one(args, output, "map", &words.words),
         Some(Command::Batch(batch)) => batch::run(args, batch, output),
         Some(Command::Demo(demo)) => demo::run(args.engine.unwrap_or(Engine::Jit), demo, output),
+        Some(Command::Doctor(doctor)) => doctor::run(args.engine.unwrap_or(Engine::Jit), doctor, output),
         None => demo::run(args.engine.unwrap_or(Engine::Jit), &DemoArgs::default(), output),
     }
 }

@@ -3,7 +3,7 @@
 //! A quiet part first, then the updates; then the counts must add up, and the interpreter must agree with every verdict. Exit status 1
 //! when anything does not match. Needs no terminal, no privileges and no files: object and capture are built in.
 
-mod chain;
+pub mod chain;
 mod counts;
 mod report;
 mod seen;
