@@ -234,6 +234,26 @@ fn untrusted_programs_keep_addresses_to_themselves() {
     assert_eq!((refused.rule, refused.pc), (Rule::Pointer, Pc(2)));
     assert!(refused.message.contains("R1 leaks addr into map_value"));
     check(case("leak", body).program).expect("fine for a trusted author");
+
+    let numbers = [
+        ("r2 = -r10", "r2 = r10\nr2 = -r2", "R2 pointer arithmetic prohibited"),
+        ("bswap", "r2 = r10\nr2 = bswap32 r2", "R2 pointer arithmetic prohibited"),
+        ("mov32", "w2 = w10", "R10 partial copy of pointer"),
+        ("movsx", "r2 = (s32)r10", "R10 sign-extension part of pointer"),
+        ("sub", "r2 = r10\nr2 -= r10", "R2 pointer -= pointer prohibited"),
+        ("sub32", "r2 = r10\nw2 -= 1", "R2 pointer -= pointer prohibited"),
+        ("compare", "r2 = 7\nif r10 > r2 goto +0", "R10 pointer comparison prohibited"),
+        ("compared", "r2 = 7\nif r2 > r10 goto +0", "R10 pointer comparison prohibited"),
+    ];
+    for (name, code, message) in numbers {
+        let body = format!("accept\n{code}\nr0 = 0\nexit");
+        let refused = verify(case(name, &body).program, &options).expect_err(name);
+        assert_eq!((refused.rule, refused.message.as_str()), (Rule::Pointer, message), "{name}");
+        check(case(name, &body).program).unwrap_or_else(|refused| panic!("{name}: {refused}"));
+    }
+    let checked = "accept\nr2 = *(u32 *)(r1 + 0)\nr3 = *(u32 *)(r1 + 4)\nr4 = r2\nr4 += 1\nif r4 > r3 goto +1\nr0 = *(u8 *)(r2 + 0)
+r0 = 0\nexit";
+    verify(case("packet", checked).program, &options).expect("a packet check shows no address");
 }
 
 #[test]

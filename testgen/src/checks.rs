@@ -1,10 +1,8 @@
 //! What must hold for any input. Fuzz targets and tests call these; they panic when it does not hold.
 
-use livebpf::helper::Table;
+use livebpf::context::Context;
 use livebpf::insn::{DecodeError, Insns, text};
-use livebpf::link::Program;
 use livebpf::object::Object;
-use livebpf::verify::{self, Options, Verified};
 
 use crate::bench::Bench;
 use crate::{Generator, Shape, Source, Suite, mutate};
@@ -68,47 +66,28 @@ pub struct Verdicts {
 }
 
 /// Programs that the verifier accepts run in the checking interpreter without a fault, on packets of many lengths.
-/// `mutants` also damages some programs.
+/// `mutants` also damages some programs. `bench` is one of the interpreter.
 ///
 /// # Panics
 /// When one faults: the verifier accepts too much, or the interpreter refuses too much.
-pub fn soundness(generator: &mut Generator<'_>, shape: &Shape, mutants: bool) -> Verdicts {
+pub fn soundness(bench: &mut Bench, generator: &mut Generator<'_>, shape: &Shape, mutants: bool) -> Verdicts {
     let mut suite = generator.suite(shape);
+    let total = suite.programs.len();
     if mutants {
-        damage(generator.source(), &mut suite);
+        mutate::suite(generator.source(), &mut suite);
     }
-    let bench = Bench::new(&suite, |index| accept(&suite.programs[index]));
-    let mut verdicts = Verdicts::default();
-    for (index, program) in suite.programs.iter().enumerate() {
-        if !bench.accepted(index) {
-            verdicts.refused += 1;
-            continue;
-        }
-        verdicts.accepted += 1;
+    let ebpf = bench.load_accepted(&mut suite).expect("what the verifier accepts can be loaded");
+    for program in &suite.programs {
         for len in [14, 15, 33, 64, 90, 1500] {
             let packet = packet(generator.source(), len);
-            if let Err(fault) = bench.run(index, &packet) {
+            let mut context = Context::for_type(program.kind.prog_type, &packet).expect("the packet fits");
+            if let Err(fault) = bench.run(&ebpf, &program.name, 0, &mut context) {
                 panic!("accepted, but faults on {len} bytes: {fault}\n{} of:\n{}", program.name, listings(&suite));
             }
         }
     }
-    verdicts
-}
-
-fn damage(source: &mut Source<'_>, suite: &mut Suite) {
-    for program in &mut suite.programs {
-        if source.chance(1, 2)
-            && let Some(mutant) = mutate::program(source, program)
-        {
-            *program = mutant;
-        }
-    }
-}
-
-fn accept(program: &Program) -> Option<Verified> {
-    let helpers = Table::builtin();
-    let options = Options { limit: 100_000, ..Options::new(&helpers) };
-    verify::verify(program.clone(), &options).ok()
+    let accepted = suite.programs.len();
+    Verdicts { accepted: accepted as u32, refused: (total - accepted) as u32 }
 }
 
 /// An Ethernet frame of any content. Its type is one for local experiments, because a context refuses frames of a
@@ -119,13 +98,18 @@ fn packet(source: &mut Source<'_>, len: u32) -> Vec<u8> {
     packet
 }
 
-fn listings(suite: &Suite) -> String {
-    suite.programs.iter().map(|program| format!("{}:\n{}", program.name, program.insns)).collect()
+/// The suite's maps and code, for messages.
+pub(crate) fn listings(suite: &Suite) -> String {
+    let maps = suite.maps.iter().map(|map| format!("{map:?}\n"));
+    let programs = suite.programs.iter().map(|program| format!("{}:\n{}", program.name, program.insns));
+    maps.chain(programs).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Verdicts;
+    use livebpf::runtime::Engine;
+
+    use super::{Bench, Verdicts};
     use crate::{Generator, Shape, Source, mutate};
 
     #[test]
@@ -146,10 +130,12 @@ mod tests {
     /// Suites of both kinds from the given seeds.
     fn verdicts(seeds: std::ops::Range<u64>, mistakes: u32) -> Verdicts {
         let mut all = Verdicts::default();
+        let mut bench = Bench::new(Engine::Interp).unwrap();
         for seed in seeds {
             let shape = if seed % 2 == 0 { Shape::xdp() } else { Shape::sched_cls() };
             let mutants = mistakes > 0 && seed % 4 >= 2;
-            let found = super::soundness(&mut Generator::new(seed), &shape.with_mistakes(mistakes), mutants);
+            let found =
+                super::soundness(&mut bench, &mut Generator::new(seed), &shape.with_mistakes(mistakes), mutants);
             all.accepted += found.accepted;
             all.refused += found.refused;
         }

@@ -18,10 +18,12 @@
 //! assert_eq!(program, Generator::new(42).program(&Shape::xdp()));
 //! assert!(program.insns.len() > 4);
 //! ```
+#![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod checks;
 pub mod corners;
+pub mod differential;
 pub mod mutate;
 pub mod single;
 mod source;

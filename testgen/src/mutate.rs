@@ -4,7 +4,7 @@
 use livebpf::insn::Insns;
 use livebpf::link::Program;
 
-use crate::{Source, corners};
+use crate::{Source, Suite, corners};
 
 const SLOT: usize = 8;
 
@@ -27,6 +27,17 @@ pub fn program(source: &mut Source<'_>, program: &Program) -> Option<Program> {
     }
     let insns = Insns::decode(&bytes).ok()?;
     Some(Program { insns, ..program.clone() })
+}
+
+/// Damages about every second program of a suite.
+pub fn suite(source: &mut Source<'_>, suite: &mut Suite) {
+    for whole in &mut suite.programs {
+        if source.chance(1, 2)
+            && let Some(mutant) = program(source, whole)
+        {
+            *whole = mutant;
+        }
+    }
 }
 
 /// One damage that keeps the length.

@@ -135,6 +135,25 @@ impl Case {
     }
 }
 
+/// One program that folds all bits of the results of all cases into R0.
+pub fn together(cases: &[Case]) -> Program {
+    let (r0, r1, width) = (Reg::R0, Reg::R1, Width::W64);
+    let set = |dst, value| Insn::LoadImm64 { dst, value: Imm64::Const(value) };
+    let fold = |op, src| Insn::Alu { op, width, dst: r0, src };
+    let mut insns = vec![set(r0, 1)];
+    for case in cases {
+        insns.extend([set(r1, case.dst), set(Reg::R2, case.src), case.insn]);
+        if matches!(case.insn, Insn::Jmp { .. }) {
+            insns.push(Insn::Mov { width, dst: r1, src: Src::Imm(5) });
+        }
+        insns.extend([fold(AluOp::Mul, Src::Imm(0x0100_0193)), fold(AluOp::Xor, Src::Reg(r1))]);
+    }
+    insns.push(Insn::Mov { width, dst: r1, src: Src::Reg(r0) });
+    insns.push(Insn::Alu { op: AluOp::Rsh, width, dst: r1, src: Src::Imm(32) });
+    insns.extend([fold(AluOp::Xor, Src::Reg(r1)), Insn::Exit]);
+    Program::bare("cases", ProgramKind::new(ProgType::XDP), Insns::from_vec(insns))
+}
+
 /// Every arithmetic instruction and comparison, with registers and immediates, over all pairs of corner values: about
 /// 120,000 cases. Immediate shifts by too much and immediate divisions by zero, which verifiers refuse, are left out.
 pub fn cases() -> impl Iterator<Item = Case> {

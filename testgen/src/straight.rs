@@ -31,6 +31,11 @@ pub fn program(source: &mut Source<'_>, len: u32) -> Program {
         insns.push(Insn::Alu { op: AluOp::Mul, width: Width::W64, dst, src: Src::Imm(31) });
         insns.push(Insn::Alu { op: AluOp::Xor, width: Width::W64, dst, src });
     }
+    // What runs programs may give back the low half only.
+    let (dst, width) = (Reg::R0, Width::W64);
+    insns.push(Insn::Mov { width, dst: Reg::R1, src: Src::Reg(dst) });
+    insns.push(Insn::Alu { op: AluOp::Rsh, width, dst: Reg::R1, src: Src::Imm(32) });
+    insns.push(Insn::Alu { op: AluOp::Xor, width, dst, src: Src::Reg(Reg::R1) });
     insns.push(Insn::Exit);
     Program::bare("straight", ProgramKind::new(ProgType::XDP), insns)
 }
@@ -111,6 +116,6 @@ mod tests {
         let program = |seed| super::program(&mut Source::seeded(seed), 50);
         assert_eq!(program(3), program(3));
         assert_ne!(program(3), program(4));
-        assert_eq!(program(3).insns.len(), 20 + SLOTS + 50 + 18 + 1);
+        assert_eq!(program(3).insns.len(), 20 + SLOTS + 50 + 18 + 3 + 1);
     }
 }

@@ -37,8 +37,11 @@ impl Verifier<'_> {
         }
         // A number compared with a pointer: which number it is does not matter, both sides stay possible.
         let mut taken = state.clone();
-        if width == Width::W64 {
-            packet_check(&mut taken, state, cond, &a, &b);
+        if width != Width::W64 || !packet_check(&mut taken, state, cond, &a, &b) {
+            self.keep_address(dst, &a, "pointer comparison prohibited")?;
+            if let Src::Reg(src) = src {
+                self.keep_address(src, &b, "pointer comparison prohibited")?;
+            }
         }
         Ok(Sides { taken: Some(taken), fall: true })
     }
@@ -141,7 +144,8 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
 }
 
 /// A packet pointer compared with the end of its region: on one side the bytes in front of it exist.
-fn packet_check(taken: &mut State, fall: &mut State, cond: Cond, a: &Value, b: &Value) {
+/// False for any other comparison.
+fn packet_check(taken: &mut State, fall: &mut State, cond: Cond, a: &Value, b: &Value) -> bool {
     let ends = |p: &Value, end: &Value| match p.kind {
         Kind::Packet => end.kind == Kind::PacketEnd,
         Kind::PacketMeta => end.kind == Kind::Packet && end.id == 0 && end.fixed_offset() == Some(0),
@@ -156,11 +160,11 @@ fn packet_check(taken: &mut State, fall: &mut State, cond: Cond, a: &Value, b: &
             Cond::Lt => Cond::Gt,
             Cond::Ge => Cond::Le,
             Cond::Le => Cond::Ge,
-            _ => return,
+            _ => return false,
         };
         (b, mirrored)
     } else {
-        return;
+        return false;
     };
     // `open`: the pointer is strictly below the end, so one byte more exists.
     let (state, open) = match cond {
@@ -168,14 +172,15 @@ fn packet_check(taken: &mut State, fall: &mut State, cond: Cond, a: &Value, b: &
         Cond::Ge => (fall, true),
         Cond::Lt => (taken, true),
         Cond::Le => (taken, false),
-        _ => return,
+        _ => return false,
     };
-    let Ok(off) = u64::try_from(pointer.off) else { return };
+    let Ok(off) = u64::try_from(pointer.off) else { return true };
     let umax = pointer.num.r.umax;
     if (off == 0 && open) || umax > MAX_PACKET_OFFSET || umax + off > MAX_PACKET_OFFSET {
-        return;
+        return true;
     }
     let range = off as u32 + u32::from(open);
     let (kind, id) = (pointer.kind, pointer.id);
     state.for_each(|v| v.kind == kind && v.id == id, |v| v.range = v.range.max(range));
+    true
 }

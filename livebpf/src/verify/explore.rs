@@ -370,19 +370,18 @@ impl<'a> Verifier<'a> {
             Insn::Mov { width, dst, src } => (dst, self.copy(state, width, src)?),
             Insn::MovSx { width, from, dst, src } => {
                 let value = self.readable(state, src)?;
-                if value.is_pointer() && self.options.trust == Trust::Untrusted {
-                    let text = format!("R{} sign-extension part of pointer", src.number());
-                    return Err(Fail::new(Rule::Pointer, text).with(src));
-                }
+                self.keep_address(src, &value, "sign-extension part of pointer")?;
                 let num = if value.is_scalar() { value.num } else { Scalar::UNKNOWN }.sign_extend(from.bits());
                 (dst, Value::scalar(if width == Width::W32 { num.truncate(32) } else { num }))
             }
             Insn::Neg { width, dst } => {
                 let value = self.readable(state, dst)?;
+                self.keep_address(dst, &value, "pointer arithmetic prohibited")?;
                 (dst, if value.is_scalar() { Value::scalar(alu::negate(width, &value.num)) } else { Value::UNKNOWN })
             }
             Insn::Endian { op, size, dst } => {
                 let value = self.readable(state, dst)?;
+                self.keep_address(dst, &value, "pointer arithmetic prohibited")?;
                 (dst, if value.is_scalar() { Value::scalar(endian(op, size, &value.num)) } else { Value::UNKNOWN })
             }
             Insn::Alu { op, width, dst, src } => {
@@ -399,12 +398,26 @@ impl<'a> Verifier<'a> {
                             self.demand(pc, reg);
                         }
                     }
-                    (dst, pointer::arithmetic(op, width, dst, &a, &b, || self.ids.next())?)
+                    let result = pointer::arithmetic(op, width, dst, &a, &b, || self.ids.next())?;
+                    if result.is_scalar() {
+                        self.keep_address(dst, if a.is_pointer() { &a } else { &b }, "pointer -= pointer prohibited")?;
+                    }
+                    (dst, result)
                 }
             }
             _ => unreachable!("callers pass arithmetic"),
         };
         state.set(dst, value);
+        Ok(())
+    }
+
+    /// Refuses to let the program of an author who is not trusted see a number made of `value`, which `reg` holds, if it
+    /// is an address.
+    pub(super) fn keep_address(&self, reg: Reg, value: &Value, what: &str) -> Step<()> {
+        if value.is_pointer() && self.options.trust == Trust::Untrusted {
+            let text = format!("R{} {what}", reg.number());
+            return Err(Fail::new(Rule::Pointer, text).with(reg));
+        }
         Ok(())
     }
 
@@ -414,7 +427,12 @@ impl<'a> Verifier<'a> {
         match width {
             Width::W64 if value.is_scalar() => self.linked(state, src),
             Width::W64 => Ok(value),
-            Width::W32 if value.is_pointer() => Ok(Value::scalar(Scalar::unsigned_bits(32))),
+            Width::W32 if value.is_pointer() => {
+                if let Src::Reg(reg) = src {
+                    self.keep_address(reg, &value, "partial copy of pointer")?;
+                }
+                Ok(Value::scalar(Scalar::unsigned_bits(32)))
+            }
             Width::W32 if value.num.fits_u32() => self.linked(state, src),
             Width::W32 => Ok(Value::scalar(value.num.truncate(32))),
         }

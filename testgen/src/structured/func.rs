@@ -140,6 +140,7 @@ impl<'f, 's> Func<'f, 's> {
             80..=83 if nested => self.bounded_loop(depth),
             84..=89 => self.call_subprogram(),
             90..=94 => self.tail_call(),
+            95..=96 if self.shape.legacy && self.source.chance(1, 2) => self.legacy_load(),
             95..=96 => self.helper(),
             97 => self.global_data(),
             _ => self.arithmetic(),

@@ -53,6 +53,8 @@ pub struct Shape {
     pub atomics: bool,
     /// Load-acquire and store-release.
     pub ordered: bool,
+    /// Legacy packet loads, where the program type has them.
+    pub legacy: bool,
     /// Mistakes per thousand opportunities: bounds off by one, checks left out, stale pointers, and so on.
     pub mistakes: u32,
 }
@@ -74,6 +76,7 @@ impl Shape {
             loops: true,
             atomics: true,
             ordered: false,
+            legacy: false,
             mistakes: 0,
         }
     }
@@ -101,6 +104,13 @@ pub struct Suite {
     pub maps: Vec<Arc<MapDef>>,
     /// How many mistakes each program contains.
     pub mistakes: Vec<u32>,
+}
+
+impl Suite {
+    /// One program without mistakes and without program arrays that name others.
+    pub fn single(program: Program) -> Suite {
+        Suite { maps: program.maps.clone(), programs: vec![program], mistakes: vec![0] }
+    }
 }
 
 /// Makes a suite.

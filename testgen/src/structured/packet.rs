@@ -138,6 +138,25 @@ impl Func<'_, '_> {
         self.trim_area(area, len);
     }
 
+    /// A legacy load, which ends the function with 0 where the packet is too short.
+    pub(super) fn legacy_load(&mut self) {
+        if self.env.desc.is_none_or(|desc| desc.context.name != "__sk_buff") {
+            return self.arithmetic_fallback();
+        }
+        const NETWORK: i32 = -0x10_0000;
+        const ETHERNET: i32 = -0x20_0000;
+        let size = self.source.pick(&[Size::W, Size::B, Size::H]);
+        let from = self.source.pick(&[0, 0, 0, NETWORK, ETHERNET]);
+        let off = from + self.source.between(0, 40) as i32;
+        if self.source.chance(1, 2) {
+            let src = self.scalar(&[]);
+            self.code.push(Insn::LoadInd { size, src, off });
+        } else {
+            self.code.push(Insn::LoadAbs { size, off });
+        }
+        self.state.clobber(NUMBER);
+    }
+
     fn arithmetic_fallback(&mut self) {
         let dst = self.writable_scalar(&[]);
         self.code.add(dst, 1);

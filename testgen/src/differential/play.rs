@@ -1,0 +1,83 @@
+//! Plays a plan on one engine and notes what is seen.
+
+use livebpf::context::{Context, record};
+use livebpf::insn::Size;
+use livebpf::object::MapType;
+use livebpf::runtime::{Ebpf, Error, MapHandle, ProgramArray};
+
+use super::plan::{Input, Plan, Step};
+use super::trace::{MapState, Seen, Trace};
+use crate::bench::Bench;
+
+/// Words of the record that hold addresses: compared as places in the buffer.
+const POINTERS: [u32; 8] = [
+    record::DATA,
+    record::DATA_END,
+    record::DATA_META,
+    record::BUF_START,
+    record::BUF_END,
+    record::LOW,
+    record::MAC,
+    record::NETWORK,
+];
+
+/// Does what the plan says.
+pub(super) fn play(bench: &mut Bench, ebpf: &Ebpf, plan: &Plan) -> Trace {
+    let array = ebpf.maps().find_map(|map| ProgramArray::try_from(map).ok());
+    let step = |step: &Step| match step {
+        Step::Run { program, cpu, input } => run(bench, ebpf, program, *cpu, input),
+        Step::Set { index, program } => {
+            let program = ebpf.program(program).expect("plans name programs that are loaded");
+            Seen::Updated(array.as_ref().map(|array| answer(array.set(*index, program))))
+        }
+        Step::Clear { index } => Seen::Updated(array.as_ref().map(|array| answer(array.clear_index(*index)))),
+    };
+    Trace { steps: plan.steps.iter().map(step).collect() }
+}
+
+fn answer(result: Result<(), Error>) -> Result<(), String> {
+    result.map_err(|error| error.to_string())
+}
+
+fn run(bench: &mut Bench, ebpf: &Ebpf, program: &str, cpu: u32, input: &Input) -> Seen {
+    let mut context = Context::for_type(input.prog_type, &input.packet).expect("plans contain sound packets");
+    for (field, value) in &input.fields {
+        context.set(field, *value).expect("plans set fields to sound values");
+    }
+    let result = bench.run(ebpf, program, cpu, &mut context).map_err(|error| error.to_string());
+    Seen::Ran {
+        result,
+        packet: context.packet(),
+        record: record_of(&context),
+        buffer: context.buffer().to_vec(),
+        maps: ebpf.maps().map(|map| contents(ebpf, map)).collect(),
+    }
+}
+
+/// The record with places in the buffer instead of addresses.
+fn record_of(context: &Context) -> Vec<u8> {
+    let (record, base) = (context.record(), context.buffer().addr());
+    let mut bytes = record.to_vec();
+    for at in POINTERS {
+        let word = record.load(at as usize, Size::DW).unwrap_or(0);
+        let place = if word == 0 { 0 } else { word.wrapping_sub(base) };
+        bytes[at as usize..at as usize + 8].copy_from_slice(&place.to_le_bytes());
+    }
+    bytes
+}
+
+/// Keys and values by key; of a program array, the names of the programs.
+fn contents(ebpf: &Ebpf, map: &MapHandle) -> MapState {
+    let value = |key: &[u8]| {
+        let value = map.read(key).ok()?;
+        if map.map_type() != MapType::PROG_ARRAY {
+            return Some(value);
+        }
+        let program = ebpf.programs().find(|program| program.id().to_le_bytes() == *value)?;
+        Some(program.name().as_bytes().to_vec())
+    };
+    let keys = map.keys().expect("keys of a map can be listed");
+    let mut entries: Vec<_> = keys.into_iter().map(|key| (value(&key).unwrap_or_default(), key)).collect();
+    entries.sort_by(|(_, a), (_, b)| a.cmp(b));
+    MapState { name: map.name().to_owned(), entries: entries.into_iter().map(|(value, key)| (key, value)).collect() }
+}

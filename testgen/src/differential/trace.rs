@@ -1,0 +1,99 @@
+//! What an engine leaves behind at every step, and where two differ.
+
+use std::fmt::Debug;
+
+use livebpf::runtime::Engine;
+
+use super::count;
+use super::plan::Plan;
+
+/// Contents of one map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct MapState {
+    pub name: String,
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What was seen at one step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    Ran {
+        /// R0, or why the run failed.
+        result: Result<u32, String>,
+        packet: Vec<u8>,
+        /// The context's record, addresses relative to the buffer.
+        record: Vec<u8>,
+        /// The packet's buffer with head and tail room.
+        buffer: Vec<u8>,
+        maps: Vec<MapState>,
+    },
+    /// The answer to an update; `None` where the suite has no program array.
+    Updated(Option<Result<(), String>>),
+}
+
+/// All steps of a plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Trace {
+    pub steps: Vec<Seen>,
+}
+
+impl Trace {
+    /// No run failed.
+    pub(super) fn check_faultless(&self) -> Result<(), String> {
+        for (at, seen) in self.steps.iter().enumerate() {
+            if let Seen::Ran { result: Err(error), .. } = seen {
+                return Err(format!("accepted, but fails at step {at}: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same as the interpreter's.
+    pub(super) fn check_same(&self, wanted: &Trace, engine: Engine, plan: &Plan) -> Result<(), String> {
+        if self == wanted {
+            return Ok(());
+        }
+        let place = self.steps.iter().zip(&wanted.steps).position(|(found, wanted)| found != wanted);
+        let at = place.unwrap_or(self.steps.len().min(wanted.steps.len()));
+        let what = self.steps.get(at).zip(wanted.steps.get(at)).map_or_else(
+            || format!("{} steps, interp did {}", self.steps.len(), wanted.steps.len()),
+            |(found, wanted)| difference(found, wanted),
+        );
+        Err(format!("{engine} differs from interp at step {at}: {what}\nplan: {:#?}", plan.steps.get(..=at)))
+    }
+
+    /// Programs entered, from outside or by tail calls.
+    pub(super) fn bodies(&self) -> u64 {
+        let last = self.steps.iter().rev().find_map(|seen| match seen {
+            Seen::Ran { maps, .. } => Some(maps),
+            Seen::Updated(_) => None,
+        });
+        let map = last.and_then(|maps| maps.iter().find(|map| map.name == count::MAP));
+        let value = map.and_then(|map| map.entries.first()).map_or(&[][..], |(_, value)| value);
+        let words = value.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+        words.fold(0, u64::wrapping_add)
+    }
+}
+
+fn difference(found: &Seen, wanted: &Seen) -> String {
+    let (
+        Seen::Ran { result, packet, record, buffer, maps },
+        Seen::Ran { result: r, packet: p, record: c, buffer: b, maps: m },
+    ) = (found, wanted)
+    else {
+        return format!("{found:?}, interp {wanted:?}");
+    };
+    let parts = [
+        part("R0", result, r),
+        part("packet", packet, p),
+        part("context record", record, c),
+        (buffer != b).then(|| "bytes around the packet".to_owned()),
+        maps.iter().zip(m).find_map(|(found, wanted)| part("map", found, wanted)),
+        part("number of maps", &maps.len(), &m.len()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn part<T: PartialEq + Debug>(what: &str, found: &T, wanted: &T) -> Option<String> {
+    (found != wanted).then(|| format!("{what} {found:02x?}, interp {wanted:02x?}"))
+}
