@@ -176,8 +176,15 @@ fn answer(
     let duration = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     json["retval"] = json!(retval);
     json["duration"] = json!(duration);
-    text += &format!("Return value: {retval}, duration (average): {duration}ns\n");
+    let name = verdict(program.prog_type(), retval).map_or(String::new(), |name| format!(" ({name})"));
+    text += &format!("Return value: {retval}{name}, duration (average): {duration}ns\n");
     Ok(Answer::new(json, text))
+}
+
+/// The UAPI name of a verdict, where the program type has names for them.
+fn verdict(prog_type: ProgType, retval: u32) -> Option<&'static str> {
+    const XDP: [&str; 5] = ["XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"];
+    XDP.get(retval as usize).copied().filter(|_| prog_type == ProgType::XDP)
 }
 
 /// A file's bytes; `-` is standard input.

@@ -87,5 +87,5 @@ fn operands_have_names() {
     let slot = text("slot", "bpf2bpf_3.o", "entry");
     assert!(slot.contains("; slots of jmp_table\n") && !slot.contains("bypass"), "{slot}");
     let data = text("jit", "accounting.o", "looper");
-    assert!(data.contains("; data of .bss\n"), "{data}");
+    assert!(data.contains("; count in .bss\n"), "{data}");
 }

@@ -26,7 +26,7 @@ pub struct Listing {
     pub functions: Vec<Function>,
     /// The direct tail calls.
     pub sites: Vec<Site>,
-    /// (offset of a field, what it refers to): `helper bpf_ktime_get_ns`, `map flows`, `slots of jmp_table`.
+    /// (offset of a field, what it refers to): `helper bpf_ktime_get_ns`, `map flows`, `slots of jmp_table`, `count in .bss`.
     pub symbols: Vec<(u32, String)>,
     /// (offset, instruction) ascending: where each BPF instruction's code begins.
     pub lines: Vec<(u32, Pc)>,
@@ -141,10 +141,21 @@ fn name(loaded: &Loaded, symbol: Symbol) -> Option<String> {
         Symbol::Helper(id) => helper(id),
         Symbol::HelperData(id) => format!("data of {}", helper(id)),
         Symbol::Map(id) => format!("map {}", map(id)),
-        Symbol::MapData(id, 0) => format!("data of {}", map(id)),
-        Symbol::MapData(id, off) => format!("data of {} + {off:#x}", map(id)),
+        Symbol::MapData(id, off) => data(loaded, id, off),
         Symbol::SlotTable(id) => format!("slots of {}", map(id)),
         Symbol::Poison => "poison stub".to_owned(),
         Symbol::Here(_) => return None,
     })
+}
+
+/// What lies `off` bytes into a map's first value: the variable's name where the object says so.
+fn data(loaded: &Loaded, id: MapId, off: u32) -> String {
+    let Some(map) = map(loaded, id) else { return "?".to_owned() };
+    let symbols = &map.def().symbols;
+    match symbols.iter().find(|s| (s.offset..s.offset.saturating_add(s.size)).contains(&off)) {
+        Some(symbol) if symbol.offset == off => format!("{} in {}", symbol.name, map.name()),
+        Some(symbol) => format!("{} + {:#x} in {}", symbol.name, off - symbol.offset, map.name()),
+        None if off == 0 => format!("data of {}", map.name()),
+        None => format!("data of {} + {off:#x}", map.name()),
+    }
 }
