@@ -39,6 +39,8 @@ pub struct Pinned<'a> {
 impl Worker {
     pub(crate) fn new(shared: &Arc<Shared>) -> Result<Worker, RunError> {
         let cpu = shared.take_cpu().ok_or(RunError::NoCpu { cpus: shared.cpus })?;
+        // Takes long the first time on a thread, and this is most likely the one that will run.
+        let _ = stack::remaining();
         Ok(Worker { core: Core { shared: shared.clone(), reader: shared.domain.reader(), cpu } })
     }
 
