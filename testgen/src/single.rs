@@ -108,6 +108,9 @@ fn sign_extended(width: Width) -> &'static [Size] {
     }
 }
 
+/// Offset of `ingress_ifindex` in `struct xdp_md`.
+const INGRESS_IFINDEX: i16 = 12;
+
 /// One arithmetic instruction or comparison with the operands it works on: R1 is the destination, R2 the source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
@@ -135,14 +138,21 @@ impl Case {
     }
 }
 
-/// One program that folds all bits of the results of all cases into R0.
+/// One XDP program that folds all bits of the results of all cases into R0. Verifiers do not know the operands: they are
+/// combined with the interface's index less one, which is zero where a context comes from loopback.
 pub fn together(cases: &[Case]) -> Program {
     let (r0, r1, width) = (Reg::R0, Reg::R1, Width::W64);
     let set = |dst, value| Insn::LoadImm64 { dst, value: Imm64::Const(value) };
     let fold = |op, src| Insn::Alu { op, width, dst: r0, src };
-    let mut insns = vec![set(r0, 1)];
+    let zero = Reg::R9;
+    let hide = |dst| Insn::Alu { op: AluOp::Xor, width, dst, src: Src::Reg(zero) };
+    let mut insns = vec![
+        Insn::Load { size: Size::W, dst: zero, base: r1, off: INGRESS_IFINDEX },
+        Insn::Alu { op: AluOp::Sub, width, dst: zero, src: Src::Imm(1) },
+        set(r0, 1),
+    ];
     for case in cases {
-        insns.extend([set(r1, case.dst), set(Reg::R2, case.src), case.insn]);
+        insns.extend([set(r1, case.dst), set(Reg::R2, case.src), hide(r1), hide(Reg::R2), case.insn]);
         if matches!(case.insn, Insn::Jmp { .. }) {
             insns.push(Insn::Mov { width, dst: r1, src: Src::Imm(5) });
         }

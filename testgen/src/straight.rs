@@ -23,8 +23,15 @@ pub fn program(source: &mut Source<'_>, len: u32) -> Program {
         let src = Src::Reg(source.pick(&REGS));
         insns.push(Insn::Store { size: Size::DW, base: Reg::FP, off: -8 * slot as i16, src });
     }
-    for _ in 0..len {
-        insns.push(step(source));
+    let end = insns.len() + len;
+    while insns.len() < end {
+        if insns.len() + 2 <= end && source.chance(1, 8) {
+            for insn in idiom(source) {
+                insns.push(insn);
+            }
+        } else {
+            insns.push(step(source));
+        }
     }
     for src in &REGS[1..] {
         let (dst, src) = (Reg::R0, Src::Reg(*src));
@@ -71,6 +78,28 @@ fn step(source: &mut Source<'_>) -> Insn {
                 return Insn::Load { size, dst, base: Reg::FP, off };
             }
             Insn::LoadSx { size, dst, base: Reg::FP, off }
+        }
+    }
+}
+
+/// Two instructions that compilers write together and code generators take together.
+fn idiom(source: &mut Source<'_>) -> [Insn; 2] {
+    let (dst, src, width) = (source.pick(&REGS), source.pick(&REGS), Width::W64);
+    match source.below(3) {
+        0 => {
+            let (op, by) = (source.pick(&[AluOp::Rsh, AluOp::Arsh]), Src::Imm(source.pick(&[32, 48, 56])));
+            [Insn::Alu { op: AluOp::Lsh, width, dst, src: by }, Insn::Alu { op, width, dst, src: by }]
+        }
+        1 => {
+            let (size, off) = place(source);
+            let size = if size == Size::B { Size::H } else { size };
+            let op = source.pick(&[EndianOp::ToBe, EndianOp::Swap, EndianOp::ToLe]);
+            [Insn::Load { size, dst, base: Reg::FP, off: off & !1 }, Insn::Endian { op, size, dst }]
+        }
+        _ => {
+            let op = source.pick(&[AluOp::Add, AluOp::Sub]);
+            let by = Src::Imm(corners::i32(source));
+            [Insn::Mov { width, dst, src: Src::Reg(src) }, Insn::Alu { op, width, dst, src: by }]
         }
     }
 }
