@@ -207,3 +207,117 @@ fn block_length(bytes: &[u8], big_endian: bool) -> u64 {
     let length = word(4).map(|length| if big_endian { length.swap_bytes() } else { length });
     length.map_or(12, |length| u64::from(length.max(12)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static TRAFFIC: &[u8] = include_bytes!("../assets/demo/traffic.pcap");
+
+    /// Numbers in the byte order of a file.
+    #[derive(Clone, Copy)]
+    struct Order(bool);
+
+    impl Order {
+        fn word(self, word: u32) -> [u8; 4] {
+            if self.0 { word.to_be_bytes() } else { word.to_le_bytes() }
+        }
+
+        fn block(self, kind: u32, content: &[u8]) -> Vec<u8> {
+            let padding = vec![0; content.len().next_multiple_of(4) - content.len()];
+            let length = self.word((12 + content.len() + padding.len()) as u32);
+            [&self.word(kind)[..], &length, content, &padding, &length].concat()
+        }
+
+        fn interface(self, link: u16) -> Vec<u8> {
+            let link = if self.0 { link.to_be_bytes() } else { link.to_le_bytes() };
+            self.block(1, &[&link[..], &[0; 6]].concat())
+        }
+
+        fn packet(self, interface: u32, packet: &[u8]) -> Vec<u8> {
+            let length = self.word(packet.len() as u32);
+            self.block(6, &[&self.word(interface)[..], &[0; 8], &length, &length, packet].concat())
+        }
+
+        /// A section with an Ethernet interface, another one, a packet of each, and a simple packet.
+        fn section(self) -> Vec<u8> {
+            let version = if self.0 { [0, 1, 0, 0] } else { [1, 0, 0, 0] };
+            let header = self.block(0x0a0d_0d0a, &[&self.word(0x1a2b_3c4d)[..], &version, &[0xff; 8]].concat());
+            let simple = self.block(3, &[&self.word(15)[..], &[3; 15]].concat());
+            let blocks = [
+                header,
+                self.interface(1),
+                self.interface(101),
+                self.packet(0, &[1; 21]),
+                self.packet(1, &[2; 30]),
+                simple,
+            ];
+            blocks.concat()
+        }
+    }
+
+    #[test]
+    fn the_built_in_capture_is_read_whole_in_either_byte_order() {
+        let capture = read(TRAFFIC).unwrap();
+        assert_eq!((capture.found, capture.packets.len() + capture.too_short), (capture.found, capture.found));
+        assert_eq!((capture.cut.clone(), capture.too_long, capture.not_ethernet), (None, 0, 0));
+        // The same file as a big-endian machine would have written it.
+        let (mut swapped, mut at) = (TRAFFIC.to_vec(), 24);
+        [0..4, 8..12, 12..16, 16..20, 20..24, 4..6, 6..8].into_iter().for_each(|field| swapped[field].reverse());
+        while at < TRAFFIC.len() {
+            (0..4).for_each(|n| swapped[at + 4 * n..at + 4 * n + 4].reverse());
+            at += 16 + u32::from_le_bytes(TRAFFIC[at + 8..at + 12].try_into().unwrap()) as usize;
+        }
+        assert_eq!(read(&swapped).unwrap(), capture);
+    }
+
+    #[test]
+    fn pcapng_in_either_byte_order_and_sections_of_both() {
+        for orders in [vec![false], vec![true], vec![false, true], vec![true, false]] {
+            let file: Vec<u8> = orders.iter().flat_map(|big| Order(*big).section()).collect();
+            let capture = read(&file).unwrap();
+            let n = orders.len();
+            let wanted: Vec<Vec<u8>> = (0..n).flat_map(|_| [vec![1; 21], vec![3; 15]]).collect();
+            assert_eq!(capture.packets, wanted);
+            assert_eq!((capture.found, capture.not_ethernet, &capture.cut), (3 * n, n, &None));
+        }
+    }
+
+    #[test]
+    fn pcapng_that_is_cut_short_or_damaged_is_read_to_there() {
+        let order = Order(false);
+        let whole = [order.section(), order.packet(0, &[4; 40])].concat();
+        let cut = read(&whole[..whole.len() - 1]).unwrap();
+        assert_eq!(cut.packets.len(), 2);
+        let at = order.section().len();
+        let left = whole.len() - 1 - at;
+        assert_eq!(
+            cut.cut.unwrap(),
+            format!("the capture is cut short: packet 4, at byte {at}, does not fit the {left} bytes left")
+        );
+        let mut damaged = whole.clone();
+        damaged[at + 4..at + 8].copy_from_slice(&8u32.to_le_bytes());
+        let damaged = read(&damaged).unwrap();
+        assert_eq!(damaged.cut.unwrap(), format!("the capture is damaged: the block at byte {at} makes no sense"));
+    }
+
+    #[test]
+    fn no_prefix_and_no_flipped_bit_does_harm() {
+        let ng = [Order(false).section(), Order(true).section()].concat();
+        for file in [&TRAFFIC[..2000], &ng] {
+            for length in 0..file.len() {
+                if let Ok(capture) = read(&file[..length]) {
+                    assert!(capture.packets.iter().map(Vec::len).sum::<usize>() < length);
+                }
+            }
+            let mut damaged = file.to_vec();
+            for bit in 0..8 * file.len() {
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                if let Ok(capture) = read(&damaged) {
+                    assert!(capture.packets.iter().map(Vec::len).sum::<usize>() < file.len());
+                }
+                damaged[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 //! sampled) the same bytes. So every run of a packet that is kept here is checked, though only pairs are run again.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use livebpf::context::Context;
@@ -19,6 +20,8 @@ use crate::error::CliError;
 const TRAILS: usize = 1 << 12;
 /// Most packets that are kept. Of a larger capture every so many are.
 const MOST: usize = 4096;
+/// Most threads that run the interpreter.
+const MOST_CHECKERS: usize = 16;
 /// Most mismatches that are described.
 const DESCRIBED: usize = 10;
 
@@ -120,15 +123,34 @@ impl Seen {
         (self.mismatches.load(Ordering::Relaxed), described.clone())
     }
 
-    /// Lets the interpreter run what was seen, until `end` at the latest.
+    /// Lets the interpreter run what was seen, on all cores, until `end` at the latest.
     pub fn check(&self, packets: &[Vec<u8>], end: Instant) -> Result<Checked, CliError> {
+        let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_CHECKERS);
+        thread::scope(|scope| {
+            let part = |n| scope.spawn(move || self.check_part(packets, end, n, threads));
+            let parts: Vec<_> = (0..threads).map(part).collect();
+            let mut checked = Checked::default();
+            for part in parts {
+                let part = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                checked.pairs += part.pairs;
+                checked.interpreted += part.interpreted;
+                checked.bytes += part.bytes;
+                checked.trails += part.trails;
+            }
+            Ok(checked)
+        })
+    }
+
+    /// Every `parts`th trail that was seen, beginning with number `part`.
+    fn check_part(&self, packets: &[Vec<u8>], end: Instant, part: usize, parts: usize) -> Result<Checked, CliError> {
         let chain = Chain::load(Engine::Interp, 1, None)?;
         let mut interpreter = Interpreter { worker: chain.runtime.worker()?, chain: &chain, context: None };
-        let mut checked = Checked::default();
+        let (mut checked, mut seen) = (Checked::default(), 0);
         for trail in 0..TRAILS as u32 {
             let verdict = |row: usize| self.verdicts[row * TRAILS + trail as usize].load(Ordering::Relaxed);
             let rows: Vec<usize> = (0..self.rows).filter(|row| verdict(*row) != 0).collect();
-            if rows.is_empty() {
+            seen += usize::from(!rows.is_empty());
+            if rows.is_empty() || seen % parts != part {
                 continue;
             }
             checked.trails += 1;
@@ -138,25 +160,35 @@ impl Seen {
                 if Instant::now() >= end {
                     break;
                 }
-                let packet = row * self.stride;
-                let (wanted, wanted_trail) = interpreter.run(&packets[packet])?;
                 checked.interpreted += 1;
-                let found = u32::from(verdict(row)) - 1;
-                if (found, trail) != (wanted, wanted_trail) {
-                    self.mismatch(|| {
-                        format!(
-                            "packet {packet}: verdict {found}, trail {trail:03x}; the interpreter says verdict {wanted}, trail {wanted_trail:03x}"
-                        )
-                    });
-                }
-                let bytes = self.bytes[row * TRAILS + trail as usize].load(Ordering::Relaxed);
-                checked.bytes += u64::from(bytes != 0);
-                if bytes != 0 && bytes != hash(&interpreter.packet()) {
-                    self.mismatch(|| format!("packet {packet}, trail {trail:03x}: the interpreter leaves other bytes"));
-                }
+                checked.bytes += u64::from(self.check_pair(&mut interpreter, packets, row, trail)?);
             }
         }
         Ok(checked)
+    }
+
+    /// One pair; answers whether its bytes were compared.
+    fn check_pair(
+        &self,
+        interpreter: &mut Interpreter<'_>,
+        packets: &[Vec<u8>],
+        row: usize,
+        trail: u32,
+    ) -> Result<bool, CliError> {
+        let (packet, place) = (row * self.stride, row * TRAILS + trail as usize);
+        let found = u32::from(self.verdicts[place].load(Ordering::Relaxed)) - 1;
+        let (wanted, wanted_trail) = interpreter.run(&packets[packet])?;
+        if (found, trail) != (wanted, wanted_trail) {
+            self.mismatch(|| {
+                let said = format!("the interpreter says verdict {wanted}, trail {wanted_trail:03x}");
+                format!("packet {packet}: verdict {found}, trail {trail:03x}; {said}")
+            });
+        }
+        let bytes = self.bytes[place].load(Ordering::Relaxed);
+        if bytes != 0 && bytes != hash(&interpreter.packet()) {
+            self.mismatch(|| format!("packet {packet}, trail {trail:03x}: the interpreter leaves other bytes"));
+        }
+        Ok(bytes != 0)
     }
 }
 
