@@ -1,7 +1,8 @@
 //! The demo: all cores run a chain of XDP programs, while another thread inserts, replaces and deletes its stages.
 //!
-//! A quiet part first, then the updates; then the counts must add up, and the interpreter must agree with every verdict. Exit status 1
-//! when anything does not match. Needs no terminal, no privileges and no files: object and capture are built in.
+//! A quiet part first, then the updates; then the counts must add up, and the interpreter must agree with every verdict.
+//! Exit status 1 when anything does not match. Needs no terminal, no privileges and no files: object and capture are
+//! built in.
 
 pub mod chain;
 mod counts;
