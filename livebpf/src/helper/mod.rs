@@ -115,6 +115,10 @@ pub enum TableError {
     NoMap { name: String, arg: usize },
     #[error("helper {name}: argument {arg} is a second map, wanted at most one")]
     SecondMap { name: String, arg: usize },
+    #[error(
+        "helper {name}: the result is an address, which only the kernel's helpers may answer; wanted a number or nothing"
+    )]
+    ResultIsAddress { name: String },
     #[error("helper {name}: the result depends on a map, wanted a map among the arguments")]
     ResultWithoutMap { name: String },
 }
@@ -205,6 +209,10 @@ impl Table {
             return Err(TableError::NameTaken { id: proto.id, by: by.id, name: proto.name });
         }
         proto.check()?;
+        if proto.ret == Ret::MapValueOrNull {
+            // Nobody could check what a closure answers before a program uses it as an address.
+            return Err(TableError::ResultIsAddress { name: proto.name });
+        }
         self.insert(proto);
         Ok(())
     }
@@ -256,6 +264,8 @@ mod tests {
         assert!(refused(custom(base + 1, "x", &[Arg::Map, Arg::Map])).contains("second map"));
         let lookup = Proto { ret: Ret::MapValueOrNull, ..custom(base + 1, "x", &[Arg::Ctx]) };
         assert!(refused(lookup).contains("the result depends"));
+        let lookup = Proto { ret: Ret::MapValueOrNull, ..custom(base + 1, "x", &[Arg::Map]) };
+        assert!(refused(lookup).contains("the result is an address"));
         assert_eq!(table.iter().filter(|p| p.id >= FIRST_CUSTOM).count(), 1);
     }
 }

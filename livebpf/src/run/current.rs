@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
+use super::generation::Generation;
 use super::program::Loaded;
 use super::stub::{self, Landing};
 use super::worker::Core;
@@ -20,6 +21,8 @@ pub(super) struct Current<'a> {
     pub program: &'a Loaded,
     /// The worker it runs on.
     pub worker: &'a Core,
+    /// Where this run and those nested in it on the same worker resolve their entries.
+    pub generation: &'a Generation,
     /// How many runs of this thread are around it.
     pub depth: u32,
     /// Where a helper's panic continues; null in the interpreter.
@@ -58,6 +61,14 @@ pub(crate) fn cpu() -> u32 {
 /// How many runs this thread is in: 0 outside.
 pub(super) fn depth() -> u32 {
     with(|c| c.map_or(0, |c| c.depth + 1))
+}
+
+/// The generation of the innermost run, where that is one of `worker`'s.
+pub(super) fn generation(worker: &Core) -> Option<&Generation> {
+    // SAFETY: `scope` keeps what the thread-local points to borrowed for as long as it does; and a worker that is inside a
+    // section, as this one is, keeps the runtime and with it the generation.
+    let current = unsafe { CURRENT.get().as_ref() }.filter(|c| std::ptr::eq(c.worker, worker));
+    current.map(|c| c.generation)
 }
 
 /// Writes a line to the runtime's trace log; to nowhere outside of a run.

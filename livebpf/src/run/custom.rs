@@ -39,12 +39,23 @@ impl HelperCall<'_> {
         self.args[n]
     }
 
-    /// The memory that argument `n` points to, where the prototype says that it is memory followed by its size.
+    /// A copy of the memory that argument `n` points to, where the prototype says that it is memory followed by its size.
     /// `None` for other kinds and for null.
-    pub fn memory(&self, n: usize) -> Option<Slice<'_>> {
+    pub fn bytes(&self, n: usize) -> Option<Vec<u8>> {
         let is_memory = matches!(self.proto.args.get(n)?, Arg::Mem | Arg::MemOrNull | Arg::MemUninit);
-        let sized = matches!(self.proto.args.get(n + 1)?, Arg::Size | Arg::SizeOrZero);
-        if !is_memory || !sized || self.args[n] == 0 {
+        is_memory.then(|| self.window(n)).flatten().map(Slice::to_vec)
+    }
+
+    /// The memory that argument `n` points to, to be written, where the prototype says [`Arg::MemUninit`]: all zero when the
+    /// helper is called. `None` for other kinds: what the program was proved to do rests on them staying as they are.
+    pub fn memory(&self, n: usize) -> Option<Slice<'_>> {
+        let is_written = *self.proto.args.get(n)? == Arg::MemUninit;
+        is_written.then(|| self.window(n)).flatten()
+    }
+
+    fn window(&self, n: usize) -> Option<Slice<'_>> {
+        let sized = self.proto.args.get(n + 1)?.is_size();
+        if !sized || self.args[n] == 0 {
             return None;
         }
         // SAFETY: the program was verified against the prototype (or the interpreter has checked this call), so
@@ -72,6 +83,8 @@ impl HelperCall<'_> {
 /// Calls `custom`; `None` when it panicked.
 pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
     let call = HelperCall { proto: &custom.proto, args };
+    // What the closure leaves out would show the program what native frames left on the stack.
+    (0..custom.proto.args.len()).filter_map(|n| call.memory(n)).for_each(Slice::clear);
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
     let result = catch_unwind(AssertUnwindSafe(|| (custom.function)(&call)));
     // Dropping what somebody panicked with could panic again.

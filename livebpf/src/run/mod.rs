@@ -23,7 +23,7 @@ pub use shared::{Engine, TraceLog};
 pub use worker::{Pinned, Worker};
 
 pub(crate) use custom::{Custom, shim as custom_shim};
-pub(crate) use generation::{Generation, MAX_PROGRAMS};
+pub(crate) use generation::{Generations, MAX_PROGRAMS};
 pub(crate) use program::{Body, Loaded, Native};
 pub(crate) use shared::Shared;
 pub(crate) use stack::{VERIFIED_NEED as STACK_NEED, need as stack_need};

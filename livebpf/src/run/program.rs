@@ -140,13 +140,13 @@ impl Drop for Loaded {
     /// Takes the entry away, so that no new run starts here, and hands code and maps to the reclaimer: runs that
     /// started before may still be inside. May be called anywhere, with locks held and from inside a run: it waits for nothing.
     fn drop(&mut self) {
-        self.shared.generation.publish(self.entry, 0);
+        self.shared.generations.publish(self.entry, 0);
         let (parts, entry) = (self.parts.take(), self.entry);
         let shared = Arc::downgrade(&self.shared);
         self.shared.domain.defer(move || {
             drop(parts);
             if let Some(shared) = shared.upgrade() {
-                shared.generation.release(entry);
+                shared.generations.release(entry);
             }
         });
     }

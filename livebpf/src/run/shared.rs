@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use super::custom::Custom;
-use super::generation::Generation;
+use super::generation::Generations;
 use crate::helper::Table;
 use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
     /// Read-side sections and deferred reclaim.
     pub(crate) domain: Arc<Domain>,
     /// Entries of all programs.
-    pub(crate) generation: Generation,
+    pub(crate) generations: Generations,
     /// Contracts of all helpers.
     pub(crate) helpers: Table,
     /// The embedder's helpers, each at a fixed address that code refers to.
@@ -97,8 +97,11 @@ impl Shared {
         Some(cpu as u32)
     }
 
-    /// Gives a CPU number back.
+    /// Gives a CPU number back. Not in a fork's child: the lock may be held there by a thread that does not exist.
     pub(super) fn release_cpu(&self, cpu: u32) {
+        if self.domain.forked() {
+            return;
+        }
         self.taken.lock().unwrap_or_else(|e| e.into_inner())[cpu as usize] = false;
     }
 }

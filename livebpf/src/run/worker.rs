@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::current::{self, Current};
 use super::error::RunError;
+use super::generation::Generation;
 use super::host::Host;
-use super::program::{Body, Loaded, Program};
+use super::program::{Loaded, Program};
 use super::shared::Shared;
 use super::stack;
 use super::stub::{self, Landing};
 use crate::context::Context;
 use crate::interp;
+use crate::map::prog_array::Execution;
 use crate::rcu::{Reader, Section};
 
 /// Most runs inside each other on one thread.
@@ -24,8 +26,9 @@ pub struct Worker {
 
 /// What a worker and the runs nested in its runs share.
 pub(super) struct Core {
-    shared: Arc<Shared>,
+    /// Declared first: with the last handle of the runtime goes its reclaimer, which waits for every reader there still is.
     reader: Reader,
+    shared: Arc<Shared>,
     cpu: u32,
 }
 
@@ -38,6 +41,9 @@ pub struct Pinned<'a> {
 
 impl Worker {
     pub(crate) fn new(shared: &Arc<Shared>) -> Result<Worker, RunError> {
+        if shared.domain.forked() {
+            return Err(RunError::Forked);
+        }
         let cpu = shared.take_cpu().ok_or(RunError::NoCpu { cpus: shared.cpus })?;
         // Takes long the first time on a thread, and this is most likely the one that will run.
         let _ = stack::remaining();
@@ -107,10 +113,18 @@ impl Core {
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
         }
-        match program.body() {
-            Body::Interp => self.interpret(program, ctx, depth),
-            Body::Native(_) => self.call(program, ctx, depth),
+        let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };
+        match program.contract.execution {
+            Execution::Interpreted => self.interpret(program, ctx, depth, generation),
+            Execution::Native => self.call(program, ctx, depth, generation),
         }
+    }
+
+    /// The generation of the outermost run, for one inside it.
+    #[cold]
+    fn nested_generation(&self) -> &Generation {
+        // Around this run there may be one of another worker, which has nothing to say about this worker's.
+        current::generation(self).unwrap_or_else(|| self.shared.generations.current())
     }
 
     #[inline]
@@ -126,8 +140,15 @@ impl Core {
         Ok(())
     }
 
-    fn interpret(&self, program: &Loaded, ctx: &mut Context, depth: u32) -> Result<u64, RunError> {
-        let current = Current { program, worker: self, depth, landing: std::ptr::null_mut() };
+    #[cold]
+    fn interpret(
+        &self,
+        program: &Loaded,
+        ctx: &mut Context,
+        depth: u32,
+        generation: &Generation,
+    ) -> Result<u64, RunError> {
+        let current = Current { program, worker: self, generation, depth, landing: std::ptr::null_mut() };
         let mut host = Host::new(&self.shared);
         let result = current::scope(&current, || interp::run(program.executable(), ctx, &mut host));
         let name = || program.linked().name.clone();
@@ -139,8 +160,7 @@ impl Core {
     }
 
     #[inline]
-    fn call(&self, program: &Loaded, ctx: &mut Context, depth: u32) -> Result<u64, RunError> {
-        let generation = &self.shared.generation;
+    fn call(&self, program: &Loaded, ctx: &mut Context, depth: u32, generation: &Generation) -> Result<u64, RunError> {
         if let Some(found) = stack::remaining()
             && found < generation.stack()
         {
@@ -148,7 +168,7 @@ impl Core {
         }
         let entry = generation.resolve(program.entry);
         let mut landing = Landing::default();
-        let current = Current { program, worker: self, depth, landing: &raw mut landing };
+        let current = Current { program, worker: self, generation, depth, landing: &raw mut landing };
         // SAFETY: the entry is not 0 and its image is in place: the caller holds the program. The images that its tail calls
         // lead to stay until the section that the caller is in is left. The context is of the program's type, and the stack suffices.
         let r0 = current::scope(&current, || unsafe { stub::enter(entry, ctx.record_addr(), 0, &raw mut landing) });

@@ -138,15 +138,15 @@ impl RuntimeBuilder {
         let region = Region::new(RegionOptions { capacity, near, reuse: sync.available() })?;
         let domain = Domain::new(sync.clone())?;
         let patcher = Patcher::new(region.clone(), sync, domain.clone());
-        let generation = run::Generation::new();
-        generation.need_stack(run::STACK_NEED);
+        let generations = run::Generations::new();
+        generations.need_stack(run::STACK_NEED);
         let shared = Shared {
             engine,
             cpus: self.cpus,
             region,
             patcher,
             domain,
-            generation,
+            generations,
             helpers,
             custom,
             log: self.log,

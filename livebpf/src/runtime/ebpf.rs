@@ -1,14 +1,26 @@
 //! One loaded object: its programs, maps and global variables, by name.
 
+use std::sync::Arc;
+
 use super::error::Error;
 use super::maps::MapHandle;
+use crate::object::MapDef;
 use crate::run::Program;
 
 /// What a load produced. Dropping it drops its handles: a map's program array is emptied with the last handle of it.
 #[derive(Clone, Debug)]
 pub struct Ebpf {
     pub(super) programs: Vec<Program>,
-    pub(super) maps: Vec<MapHandle>,
+    pub(super) maps: Vec<ObjectMap>,
+}
+
+/// One of an object's maps: a map made for it, or one that it reuses, which may have another name.
+#[derive(Clone, Debug)]
+pub(super) struct ObjectMap {
+    /// What the object says.
+    pub(super) def: Arc<MapDef>,
+    /// What it got.
+    pub(super) handle: MapHandle,
 }
 
 impl Ebpf {
@@ -22,14 +34,14 @@ impl Ebpf {
         self.programs.iter()
     }
 
-    /// The map `name`; global data goes by its section (`.bss`, `.data`, `.rodata`).
+    /// The map that the object calls `name`; global data goes by its section (`.bss`, `.data`, `.rodata`).
     pub fn map(&self, name: &str) -> Option<&MapHandle> {
-        self.maps.iter().find(|m| m.name() == name)
+        self.maps.iter().find(|m| m.def.name == name).map(|m| &m.handle)
     }
 
     /// The maps, in the object's order.
     pub fn maps(&self) -> impl Iterator<Item = &MapHandle> {
-        self.maps.iter()
+        self.maps.iter().map(|m| &m.handle)
     }
 
     /// The bytes of the global variable `name`.
@@ -55,11 +67,11 @@ impl Ebpf {
     }
 
     fn variable(&self, name: &str) -> Result<(&MapHandle, std::ops::Range<usize>), Error> {
-        let found = self.maps.iter().find_map(|m| m.def().symbol(name).map(|s| (m, s)));
+        let found = self.maps().find_map(|m| m.def().symbol(name).map(|s| (m, s)));
         let (map, symbol) = found.ok_or_else(|| Error::Unknown {
             kind: "variable",
             name: name.to_owned(),
-            known: list(self.maps.iter().flat_map(|m| m.def().symbols.iter().map(|s| s.name.as_str()))),
+            known: list(self.maps().flat_map(|m| m.def().symbols.iter().map(|s| s.name.as_str()))),
         })?;
         let start = symbol.offset as usize;
         Ok((map, start..start + symbol.size as usize))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::builder::Runtime;
-use super::ebpf::{Ebpf, list};
+use super::ebpf::{Ebpf, ObjectMap, list};
 use super::error::Error;
 use super::maps::MapHandle;
 use crate::interp::Executable;
@@ -94,6 +94,7 @@ impl Runtime {
     }
 
     pub(super) fn load_object(&self, object: &Object, options: &LoadOptions, prove: Prove<'_>) -> Result<Ebpf, Error> {
+        self.check_process()?;
         let defs = with_globals(object, &options.globals)?;
         let programs = link_programs(object, options, &defs)?;
         let maps = self.make_maps(&defs, &options.maps, &programs)?;
@@ -106,6 +107,7 @@ impl Runtime {
         reuse: &BTreeMap<String, MapHandle>,
         prove: Prove<'_>,
     ) -> Result<Ebpf, Error> {
+        self.check_process()?;
         let mut defs: Vec<Arc<MapDef>> = Vec::new();
         for def in programs.iter().flat_map(|p| &p.maps) {
             match defs.iter().find(|d| d.name == def.name) {
@@ -126,8 +128,7 @@ impl Runtime {
         if self.shared.domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
     }
 
-    fn load_parts(&self, linked: Vec<Linked>, maps: Vec<MapHandle>, prove: Prove<'_>) -> Result<Ebpf, Error> {
-        self.check_process()?;
+    fn load_parts(&self, linked: Vec<Linked>, maps: Vec<ObjectMap>, prove: Prove<'_>) -> Result<Ebpf, Error> {
         let mut programs = Vec::with_capacity(linked.len());
         for mut program in linked {
             let (name, bound) = (program.name.clone(), bind(&mut program, &maps)?);
@@ -148,42 +149,42 @@ impl Runtime {
         for (map, array) in arrays() {
             array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
         }
-        let entry = shared.generation.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
+        let entry = shared.generations.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
         let compiled = self.compile(&verified, &maps);
-        let (body, address) = compiled.inspect_err(|_| shared.generation.release(entry))?;
+        let (body, address) = compiled.inspect_err(|_| shared.generations.release(entry))?;
         let executable = Executable::new(Arc::new(verified), maps.clone());
         let id = self.ids.next_program();
         let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
-        shared.generation.publish(entry, address);
+        shared.generations.publish(entry, address);
         Ok(Program { loaded })
     }
 
     /// The last step of a load: the program arrays it uses take on the programs' contract, and those with static
     /// initialisers are filled. Everything that can be refused is refused before the first of them changes.
     fn join_arrays(&self, ebpf: &Ebpf) -> Result<(), Error> {
-        let arrays = || ebpf.maps().filter_map(|m| m.map().prog_array().map(|a| (m, a)));
+        let arrays = || ebpf.maps.iter().filter_map(|m| m.handle.map().prog_array().map(|a| (m, a)));
         let mut guard = self.shared.patcher.update()?;
         for (map, array) in arrays() {
-            let uses = |p: &&Program| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.map()));
-            let slots = || initial_slots(ebpf, map.def());
+            let uses = |p: &&Program| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map()));
+            let slots = || initial_slots(ebpf, &map.def);
             let members = ebpf.programs().filter(uses).chain(slots().map(|(_, program)| program));
             let fits = array.check_owners(members.map(|p| &p.loaded.contract));
             let inside = slots().try_for_each(|(index, _)| array.check_set(index, 0));
-            fits.and(inside).map_err(|source| map_error(map.def(), source))?;
+            fits.and(inside).map_err(|source| map_error(&map.def, source))?;
         }
         let mut retired = Retired::default();
         let result = arrays().try_for_each(|(map, array)| {
-            let users = ebpf.programs().filter(|p| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.map())));
+            let users = ebpf.programs().filter(|p| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map())));
             let join = || {
                 for program in users {
                     array.adopt_owner(&program.loaded.contract)?;
                 }
-                for (index, program) in initial_slots(ebpf, map.def()) {
+                for (index, program) in initial_slots(ebpf, &map.def) {
                     retired.merge(array.set(index, program.loaded.clone(), 0, &mut guard)?);
                 }
                 Ok(())
             };
-            join().map_err(|source| map_error(map.def(), source))
+            join().map_err(|source| map_error(&map.def, source))
         });
         drop(guard);
         self.shared.domain.retire(retired);
@@ -208,9 +209,9 @@ impl Runtime {
         let code = jit::compile(verified, &options)
             .map_err(|source| Error::Jit { program: verified.program().name.clone(), source })?;
         let image = Image::place(&shared.region, &code, &|symbol| resolve(shared, maps, symbol))?;
-        shared.generation.need_stack(run::stack_need(&code));
         let array = |id: MapId| maps.get(id.0 as usize).and_then(|m| m.prog_array());
         let tracking = shared.patcher.load(&image, &array)?;
+        shared.generations.need_stack(run::stack_need(&code));
         let address = image.entry();
         Ok((Body::Native(Box::new(Native { _tracking: tracking, image, code })), address))
     }
@@ -220,7 +221,7 @@ impl Runtime {
         defs: &[Arc<MapDef>],
         reuse: &BTreeMap<String, MapHandle>,
         programs: &[Linked],
-    ) -> Result<Vec<MapHandle>, Error> {
+    ) -> Result<Vec<ObjectMap>, Error> {
         for name in reuse.keys() {
             if !defs.iter().any(|m| m.name == *name) {
                 let known = list(defs.iter().map(|m| m.name.as_str()));
@@ -228,18 +229,19 @@ impl Runtime {
             }
         }
         let mut maps = Vec::with_capacity(defs.len());
+        let object_map = |def: &Arc<MapDef>, handle| ObjectMap { def: def.clone(), handle };
         for def in defs {
             if let Some(existing) = reuse.get(&def.name) {
                 if !Arc::ptr_eq(existing.shared(), &self.shared) {
                     return Err(Error::Options(format!("{existing:?} belongs to another runtime")));
                 }
                 same_shape(def, existing)?;
-                maps.push(existing.clone());
+                maps.push(object_map(def, existing.clone()));
                 continue;
             }
             let used = programs.iter().any(|p| p.maps.iter().any(|m| m.name == def.name));
             match Map::create(def.clone(), self.ids.next_map(), self.shared.cpus) {
-                Ok(map) => maps.push(MapHandle::new(map, self.shared.clone())),
+                Ok(map) => maps.push(object_map(def, MapHandle::new(map, self.shared.clone()))),
                 // A map of a type that we lack stands in nobody's way as long as no program refers to it.
                 Err(MapError::Unsupported { .. }) if !used => {}
                 Err(source) => return Err(map_error(def, source)),
@@ -333,18 +335,19 @@ fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
 
 /// The map objects that a program refers to, in the order of its `maps`. Where a map is reused, the program is given its
 /// contents to be verified against: the verifier reads constants in frozen data.
-fn bind(program: &mut Linked, maps: &[MapHandle]) -> Result<Vec<Arc<Map>>, Error> {
+fn bind(program: &mut Linked, maps: &[ObjectMap]) -> Result<Vec<Arc<Map>>, Error> {
     let mut bound = Vec::with_capacity(program.maps.len());
     for def in &mut program.maps {
-        let handle = maps.iter().find(|m| m.name() == def.name).ok_or_else(|| Error::Unknown {
+        let found = maps.iter().find(|m| m.def.name == def.name).ok_or_else(|| Error::Unknown {
             kind: "map",
             name: def.name.clone(),
-            known: list(maps.iter().map(MapHandle::name)),
+            known: list(maps.iter().map(|m| m.def.name.as_str())),
         })?;
-        if def.frozen && def.init != handle.def().init {
-            Arc::make_mut(def).init = handle.def().init.clone();
+        let map = found.handle.map();
+        if def.frozen && def.init != map.def().init {
+            Arc::make_mut(def).init = map.def().init.clone();
         }
-        bound.push(handle.map().clone());
+        bound.push(map.clone());
     }
     Ok(bound)
 }

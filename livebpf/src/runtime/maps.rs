@@ -8,6 +8,7 @@ use crate::map::prog_array::{Poke, ProgArray, Retired};
 use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapType};
 use crate::run::{Program, Shared};
+use crate::text::UpdateError;
 
 /// A user's handle of a map. Cheap to clone; programs hold maps on their own.
 ///
@@ -81,6 +82,12 @@ impl MapHandle {
         self.len() == 0
     }
 
+    /// A fork's child has its own copy of the values, which no program of it can see; and a lock on them may be held by a
+    /// thread that it does not have.
+    fn check_process(&self) -> Result<(), Error> {
+        if self.shared().domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
+    }
+
     fn error(&self, source: MapError) -> Error {
         Error::Map { map: self.name().to_owned(), source }
     }
@@ -110,11 +117,13 @@ impl MapHandle {
     /// # Errors
     /// [`Error::Map`] with the kernel's errno. A program array is written through [`ProgramArray`]: ENOTSUPP (524) here.
     pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Error> {
+        self.check_process()?;
         self.map().write(key, value, flags).map_err(|e| self.error(e))
     }
 
     /// Writes some bytes of global data, and no others: programs may be changing the rest.
     pub(super) fn write_data(&self, offset: usize, value: &[u8]) -> Result<(), Error> {
+        self.check_process()?;
         if self.map().is_frozen() {
             return Err(self.error(MapError::Denied("the map is frozen".into())));
         }
@@ -128,6 +137,7 @@ impl MapHandle {
     /// # Errors
     /// [`Error::Map`]: ENOENT; EINVAL where entries cannot be removed.
     pub fn remove(&self, key: &[u8]) -> Result<(), Error> {
+        self.check_process()?;
         match ProgramArray::try_from(self) {
             Ok(array) => array.clear_index(array.index(key)?),
             Err(_) => self.map().remove(key).map_err(|e| self.error(e)),

@@ -3,6 +3,7 @@
 use super::Trust;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
+use super::memory::read_only;
 use super::reject::{Fail, Rule, Step};
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
@@ -187,6 +188,10 @@ impl Verifier<'_> {
                     | MapType::LPM_TRIE
             )
         };
+        let changes = matches!(proto.id, helper::id::MAP_UPDATE_ELEM | helper::id::MAP_DELETE_ELEM);
+        if changes && read_only(def) {
+            return Err(Fail::new(Rule::Helper, "write into map forbidden"));
+        }
         if tail_call == (def.map_type == MapType::PROG_ARRAY) && (tail_call || plain(def.map_type)) {
             return Ok(());
         }

@@ -9,12 +9,17 @@ use super::{Trust, alu};
 use crate::context::FieldKind;
 use crate::insn::{AluOp, AtomicOp, Insn, Pc, Reg, Size, Src, Width};
 use crate::link::MapId;
-use crate::object::{MapInit, MapType};
+use crate::object::{MapDef, MapInit, MapType};
 
 /// `BPF_F_RDONLY_PROG`
 const RDONLY_PROG: u32 = 1 << 7;
 /// `BPF_F_WRONLY_PROG`
 const WRONLY_PROG: u32 = 1 << 8;
+
+/// Whether programs may not change the map, by whatever means: what is read from frozen data is taken as known.
+pub(super) fn read_only(def: &MapDef) -> bool {
+    def.frozen || def.map_flags & RDONLY_PROG != 0
+}
 /// Sizes and offsets of helper memory stay below this.
 const MAX_SIZE: u64 = 1 << 29;
 
@@ -141,8 +146,7 @@ impl Verifier<'_> {
 
     fn map_value(&mut self, reg: Reg, map: MapId, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
         let def = self.program.map(map);
-        let refused =
-            if write { def.frozen || def.map_flags & RDONLY_PROG != 0 } else { def.map_flags & WRONLY_PROG != 0 };
+        let refused = if write { read_only(def) } else { def.map_flags & WRONLY_PROG != 0 };
         if refused {
             let what = if write { "write into" } else { "read from" };
             let text = format!("{what} map forbidden, value_size={} off={off} size={size}", def.value_size);
