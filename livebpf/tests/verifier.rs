@@ -132,6 +132,11 @@ fn tail_calls() {
     run("tail_calls.txt", 19);
 }
 
+#[test]
+fn what_looks_safe_and_is_not() {
+    run("soundness.txt", 35);
+}
+
 fn accepted(body: &str) -> Verified {
     check(case("facts", &format!("accept\n{body}")).program).unwrap_or_else(|r| panic!("{r}"))
 }

@@ -27,11 +27,12 @@ impl Verifier<'_> {
         if width == Width::W64 && matches!(cond, Cond::Eq | Cond::Ne) && (a.is_null() || b.is_null()) {
             let pointer = if a.is_pointer() { a } else { b };
             let equal_is_taken = cond == Cond::Eq;
+            // That the other side is zero decides what is learnt.
+            self.demand_numbers(pc, &[(dst, &a)], src, &b);
             if pointer.nullable {
                 return Ok(null_check(state, &pointer, equal_is_taken));
             }
             if matches!(pointer.kind, Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_)) {
-                self.demand_numbers(pc, &[(dst, &a)], src, &b);
                 return Ok(one_side(state, !equal_is_taken));
             }
         }

@@ -163,7 +163,11 @@ impl Verifier<'_> {
         }
         let (memory, kind) = (ARGS[i - 1], proto.args[i - 1]);
         if kind == Arg::MemOrNull && state.reg(memory).is_null() {
-            return Ok(());
+            if r.umax == 0 {
+                return Ok(());
+            }
+            let text = format!("R{} type=scalar expected=fp, pkt, pkt_meta, map_value, mem", memory.number());
+            return Err(refuse(memory, text).help("pass a size of 0 with a null pointer"));
         }
         let write = kind == Arg::MemUninit;
         if write && r.umin != r.umax {
@@ -278,7 +282,7 @@ impl Verifier<'_> {
     pub(super) fn exit(&mut self, state: &mut State, pc: Pc) -> Step<To> {
         let value = *state.reg(Reg::R0);
         if state.depth() > 0 {
-            if value.kind == Kind::Stack(state.depth() as u8) {
+            if matches!(value.kind, Kind::Stack(_)) {
                 return Err(Fail::new(Rule::Pointer, "cannot return stack pointer to the caller").with(Reg::R0));
             }
             return Ok(To::Next(pop(state)));

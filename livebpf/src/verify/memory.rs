@@ -231,6 +231,10 @@ impl Verifier<'_> {
             }
             Place::Context(_) | Place::Memory => {}
             Place::Stack(span) => {
+                if let (Src::Reg(reg), true, true) = (src, value.is_scalar(), span.frame != state.depth()) {
+                    // Which number it is may matter in the frame it goes to; the data flow sees one function only.
+                    self.demand(pc, reg);
+                }
                 let before = value.id;
                 stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
                 if let (Src::Reg(reg), true) = (src, value.id != before) {

@@ -53,6 +53,9 @@ pub(super) fn span(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> 
 
 /// Writes the low `span.size` bytes of `value`; a number that is spilled whole gets an id, so that it stays linked.
 pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: impl FnOnce() -> u32) -> Step<()> {
+    if matches!(value.kind, Kind::Stack(_)) && span.frame != state.depth() {
+        return Err(Fail::new(Rule::Pointer, "cannot spill pointers to stack into stack frame of the caller"));
+    }
     let frame = state.frame_mut(span.frame);
     if !span.exact() {
         weaken(frame, span, value.is_null());
