@@ -9,7 +9,7 @@ use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
 use crate::context;
 use crate::helper::{self, Arg, Proto, Ret};
-use crate::insn::{Insn, Pc, Reg, Size};
+use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
 use crate::object::{MapType, ProgType};
 
@@ -220,7 +220,7 @@ impl Verifier<'_> {
     }
 
     /// `BPF_LD_ABS` and `BPF_LD_IND`: a packet load that ends the function with 0 where the packet is too short.
-    pub(super) fn legacy_load(&mut self, state: &mut State, insn: &Insn) -> Step<()> {
+    pub(super) fn legacy_load(&mut self, state: &mut State, size: Size, index: Option<Reg>) -> Step<()> {
         let types = [ProgType::SOCKET_FILTER, ProgType::SCHED_CLS, ProgType::SCHED_ACT];
         if !types.contains(&self.desc.prog_type) {
             return Err(Fail::new(Rule::Context, "BPF_LD_[ABS|IND] instructions not allowed for this program type"));
@@ -230,18 +230,12 @@ impl Verifier<'_> {
             let text = "at the time of BPF_LD_ABS|IND R6 != pointer to skb";
             return Err(Fail::new(Rule::Context, text).with(Reg::R6));
         }
-        let size = match *insn {
-            Insn::LoadInd { src, size, .. } => {
-                let index = self.readable(state, src)?;
-                if index.is_pointer() {
-                    let text = format!("R{} pointer used as packet offset", src.number());
-                    return Err(Fail::new(Rule::Pointer, text).with(src));
-                }
-                size
+        if let Some(reg) = index {
+            if self.readable(state, reg)?.is_pointer() {
+                let text = format!("R{} pointer used as packet offset", reg.number());
+                return Err(Fail::new(Rule::Pointer, text).with(reg));
             }
-            Insn::LoadAbs { size, .. } => size,
-            _ => Size::W,
-        };
+        }
         if state.depth() > 0 {
             let mut short = state.clone();
             short.set(Reg::R0, Value::constant(0));

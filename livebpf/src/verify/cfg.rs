@@ -204,7 +204,25 @@ impl Flow {
             Insn::LoadAbs { .. } | Insn::LoadInd { .. } => {
                 self.legacy_load[f].get_or_insert(pc);
             }
-            _ => {}
+            Insn::Alu { .. }
+            | Insn::Neg { .. }
+            | Insn::Mov { .. }
+            | Insn::MovSx { .. }
+            | Insn::Endian { .. }
+            | Insn::Load { .. }
+            | Insn::LoadSx { .. }
+            | Insn::Store { .. }
+            | Insn::Atomic { .. }
+            | Insn::LoadAcquire { .. }
+            | Insn::StoreRelease { .. }
+            | Insn::Ja { .. }
+            | Insn::JaL { .. }
+            | Insn::MayGoto { .. }
+            | Insn::Jmp { .. }
+            | Insn::Call { .. }
+            | Insn::CallKfunc { .. }
+            | Insn::CallX { .. }
+            | Insn::Exit => {}
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::cfg::{self, Flow};
 use super::live::{Mask, Masks};
+use super::memory::Cell;
 use super::notes::{Notes, registers};
 use super::prune::{self, Compare, Mode};
 use super::reject::{Decision, Fail, Rejection, Rule, Step};
@@ -217,10 +218,21 @@ impl<'a> Verifier<'a> {
                 let value = self.immediate(value)?;
                 state.set(dst, value);
             }
-            Insn::Load { .. } | Insn::LoadSx { .. } | Insn::LoadAcquire { .. } => self.load(state, pc, &insn)?,
-            Insn::Store { .. } | Insn::StoreRelease { .. } => self.store(state, pc, &insn)?,
+            Insn::Load { size, dst, base, off } => self.load(state, pc, dst, Cell::new(size, base, off), false)?,
+            Insn::LoadSx { size, dst, base, off } => self.load(state, pc, dst, Cell::new(size, base, off), true)?,
+            Insn::LoadAcquire { size, dst, base, off } => {
+                self.atomic_base(state, base, "load_acquire")?;
+                self.load(state, pc, dst, Cell::new(size, base, off).strict(), false)?;
+            }
+            Insn::Store { size, base, off, src } => self.store(state, pc, Cell::new(size, base, off), src)?,
+            Insn::StoreRelease { size, base, off, src } => {
+                self.readable(state, src)?;
+                self.atomic_base(state, base, "store_release")?;
+                self.store(state, pc, Cell::new(size, base, off).strict(), Src::Reg(src))?;
+            }
             Insn::Atomic { .. } => self.atomic(state, pc, &insn)?,
-            Insn::LoadAbs { .. } | Insn::LoadInd { .. } => self.legacy_load(state, &insn)?,
+            Insn::LoadAbs { size, .. } => self.legacy_load(state, size, None)?,
+            Insn::LoadInd { size, src, .. } => self.legacy_load(state, size, Some(src))?,
             Insn::Ja { .. } | Insn::JaL { .. } => {
                 self.jumps += 1;
                 let target = insn.jump_target(pc);
@@ -405,7 +417,24 @@ impl<'a> Verifier<'a> {
                     (dst, result)
                 }
             }
-            _ => unreachable!("callers pass arithmetic"),
+            Insn::LoadImm64 { .. }
+            | Insn::Load { .. }
+            | Insn::LoadSx { .. }
+            | Insn::Store { .. }
+            | Insn::Atomic { .. }
+            | Insn::LoadAcquire { .. }
+            | Insn::StoreRelease { .. }
+            | Insn::LoadAbs { .. }
+            | Insn::LoadInd { .. }
+            | Insn::Ja { .. }
+            | Insn::JaL { .. }
+            | Insn::MayGoto { .. }
+            | Insn::Jmp { .. }
+            | Insn::Call { .. }
+            | Insn::CallSubprog { .. }
+            | Insn::CallKfunc { .. }
+            | Insn::CallX { .. }
+            | Insn::Exit => unreachable!("callers pass arithmetic"),
         };
         state.set(dst, value);
         Ok(())

@@ -320,30 +320,7 @@ impl Masks {
     }
 
     fn follow(&mut self, pc: Pc, insn: &Insn, regs: &mut [Points; 11], from_memory: bool) -> bool {
-        let at = |regs: &[Points; 11], reg: Reg| regs[reg.index()];
-        let mut stored = false;
-        let touch = match *insn {
-            Insn::Load { base, off, .. }
-            | Insn::LoadSx { base, off, .. }
-            | Insn::LoadAcquire { base, off, .. }
-            | Insn::Store { base, off, .. }
-            | Insn::StoreRelease { base, off, .. }
-            | Insn::Atomic { base, off, .. } => match at(regs, base) {
-                Points::No => Touch::None,
-                Points::At(p) => p.checked_add(off).map_or(Touch::Anywhere, Touch::At),
-                Points::Maybe => Touch::Anywhere,
-            },
-            Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => {
-                let subprogram = !matches!(insn, Insn::Call { .. });
-                regs[1..6].iter().fold(Touch::None, |touch, arg| match (touch, arg) {
-                    (_, Points::No) => touch,
-                    (Touch::None, Points::At(p)) if !subprogram => Touch::From(*p),
-                    (Touch::From(q), Points::At(p)) if !subprogram => Touch::From(q.min(*p)),
-                    _ => Touch::Anywhere,
-                })
-            }
-            _ => Touch::None,
-        };
+        let touch = touch_of(insn, regs);
         // An instruction may be met with different pointers.
         let known = &mut self.touch[pc.index()];
         *known = match (*known, touch) {
@@ -351,35 +328,17 @@ impl Masks {
             (Touch::None, b) => b,
             (a, Touch::None) => a,
             (Touch::From(a), Touch::From(b)) => Touch::From(a.min(b)),
-            _ => Touch::Anywhere,
+            (Touch::At(_) | Touch::From(_) | Touch::Anywhere, _) => Touch::Anywhere,
         };
+        let passed = regs[1..6].iter().any(|p| *p != Points::No);
+        // The callee may store it where its caller finds it again.
+        let mut stored = passed && matches!(insn, Insn::CallSubprog { .. });
         if let Insn::Store { src: Src::Reg(src), .. } | Insn::StoreRelease { src, .. } | Insn::Atomic { src, .. } =
             *insn
         {
-            stored = at(regs, src) != Points::No;
+            stored |= regs[src.index()] != Points::No;
         }
-        let passed = regs[1..6].iter().any(|p| *p != Points::No);
-        // The callee may store it where its caller finds it again.
-        stored |= passed && matches!(insn, Insn::CallSubprog { .. });
-        let value = match *insn {
-            Insn::Mov { src: Src::Reg(src), .. } => at(regs, src),
-            Insn::MovSx { src, .. } if at(regs, src) != Points::No => Points::Maybe,
-            Insn::Alu { op, dst, src, .. } => match (at(regs, dst), src) {
-                (Points::At(p), Src::Imm(imm)) if op == AluOp::Add => {
-                    let sum = i16::try_from(imm).ok().and_then(|imm| p.checked_add(imm));
-                    sum.map_or(Points::Maybe, Points::At)
-                }
-                (Points::No, Src::Reg(src)) if at(regs, src) != Points::No => Points::Maybe,
-                (Points::No, _) => Points::No,
-                _ => Points::Maybe,
-            },
-            Insn::Neg { dst, .. } | Insn::Endian { dst, .. } if at(regs, dst) != Points::No => Points::Maybe,
-            Insn::Load { .. } | Insn::LoadSx { .. } | Insn::LoadAcquire { .. } | Insn::Atomic { .. } if from_memory => {
-                Points::Maybe
-            }
-            Insn::CallSubprog { .. } if passed || from_memory => Points::Maybe,
-            _ => Points::No,
-        };
+        let value = points_after(insn, regs, from_memory);
         if matches!(insn, Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. }) {
             regs[1..6].fill(Points::No);
         }
@@ -390,12 +349,90 @@ impl Masks {
     }
 }
 
+/// How `insn` touches the stack of its own frame.
+fn touch_of(insn: &Insn, regs: &[Points; 11]) -> Touch {
+    match *insn {
+        Insn::Load { base, off, .. }
+        | Insn::LoadSx { base, off, .. }
+        | Insn::LoadAcquire { base, off, .. }
+        | Insn::Store { base, off, .. }
+        | Insn::StoreRelease { base, off, .. }
+        | Insn::Atomic { base, off, .. } => match regs[base.index()] {
+            Points::No => Touch::None,
+            Points::At(p) => p.checked_add(off).map_or(Touch::Anywhere, Touch::At),
+            Points::Maybe => Touch::Anywhere,
+        },
+        Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => {
+            let subprogram = !matches!(insn, Insn::Call { .. });
+            regs[1..6].iter().fold(Touch::None, |touch, arg| match (touch, arg) {
+                (_, Points::No) => touch,
+                (Touch::None, Points::At(p)) if !subprogram => Touch::From(*p),
+                (Touch::From(q), Points::At(p)) if !subprogram => Touch::From(q.min(*p)),
+                (_, Points::At(_) | Points::Maybe) => Touch::Anywhere,
+            })
+        }
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Mov { .. }
+        | Insn::MovSx { .. }
+        | Insn::Endian { .. }
+        | Insn::LoadImm64 { .. }
+        | Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. }
+        | Insn::Ja { .. }
+        | Insn::JaL { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Jmp { .. }
+        | Insn::Exit => Touch::None,
+    }
+}
+
+/// Where the register that `insn` writes may point afterwards.
+fn points_after(insn: &Insn, regs: &[Points; 11], from_memory: bool) -> Points {
+    let at = |reg: Reg| regs[reg.index()];
+    let perhaps = |yes: bool| if yes { Points::Maybe } else { Points::No };
+    match *insn {
+        Insn::Mov { src: Src::Reg(src), .. } => at(src),
+        Insn::Mov { src: Src::Imm(_), .. } => Points::No,
+        Insn::MovSx { src, .. } => perhaps(at(src) != Points::No),
+        Insn::Alu { op, dst, src, .. } => match (at(dst), src) {
+            (Points::At(p), Src::Imm(imm)) if op == AluOp::Add => {
+                let sum = i16::try_from(imm).ok().and_then(|imm| p.checked_add(imm));
+                sum.map_or(Points::Maybe, Points::At)
+            }
+            (Points::No, Src::Reg(src)) => perhaps(at(src) != Points::No),
+            (Points::No, Src::Imm(_)) => Points::No,
+            (Points::At(_) | Points::Maybe, _) => Points::Maybe,
+        },
+        Insn::Neg { dst, .. } | Insn::Endian { dst, .. } => perhaps(at(dst) != Points::No),
+        Insn::Load { .. } | Insn::LoadSx { .. } | Insn::LoadAcquire { .. } | Insn::Atomic { .. } => {
+            perhaps(from_memory)
+        }
+        Insn::CallSubprog { .. } => perhaps(from_memory || regs[1..6].iter().any(|p| *p != Points::No)),
+        Insn::LoadImm64 { .. }
+        | Insn::Store { .. }
+        | Insn::StoreRelease { .. }
+        | Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. }
+        | Insn::Ja { .. }
+        | Insn::JaL { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Jmp { .. }
+        | Insn::Call { .. }
+        | Insn::CallKfunc { .. }
+        | Insn::CallX { .. }
+        | Insn::Exit => Points::No,
+    }
+}
+
 /// Registers an instruction only writes.
 fn only_written(insn: &Insn) -> u16 {
-    match *insn {
-        Insn::MovSx { dst, src, .. } if dst != src => bit(dst),
-        _ => 0,
+    if let Insn::MovSx { dst, src, .. } = *insn
+        && dst != src
+    {
+        return bit(dst);
     }
+    0
 }
 
 fn slot(off: i16) -> u64 {

@@ -33,13 +33,24 @@ pub(super) enum Place {
     Memory,
 }
 
-/// What is done to memory.
+/// What a memory instruction names: `size` bytes at `off` from a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Access {
-    pub write: bool,
+pub(super) struct Cell {
+    size: Size,
+    base: Reg,
+    off: i16,
     /// Must be aligned wherever it goes.
-    pub strict: bool,
-    pub size: Size,
+    strict: bool,
+}
+
+impl Cell {
+    pub fn new(size: Size, base: Reg, off: i16) -> Cell {
+        Cell { size, base, off, strict: false }
+    }
+    /// Of an atomic instruction.
+    pub fn strict(self) -> Cell {
+        Cell { strict: true, ..self }
+    }
 }
 
 fn invalid(reg: Reg, text: String) -> Box<Fail> {
@@ -47,36 +58,31 @@ fn invalid(reg: Reg, text: String) -> Box<Fail> {
 }
 
 impl Verifier<'_> {
-    /// Checks an access at `off` from `reg`.
-    fn place(&mut self, state: &State, pc: Pc, reg: Reg, off: i16, access: Access) -> Step<Place> {
+    /// Checks an access.
+    fn place(&mut self, state: &State, pc: Pc, cell: Cell, write: bool) -> Step<Place> {
+        let reg = cell.base;
         let base = self.readable(state, reg)?;
-        let (n, off, bytes) = (reg.number(), i64::from(off), access.size.bytes());
+        let (n, off, bytes) = (reg.number(), i64::from(cell.off), cell.size.bytes());
         if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_)) {
             let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
             let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
             fail.help = help;
             return Err(fail);
         }
-        if access.strict || matches!(base.kind, Kind::Stack(_)) {
-            let total =
-                alu::binary(AluOp::Add, Width::W64, &base.num, &Scalar::constant((i64::from(base.off) + off) as u64));
-            if total.bits.umax() & u64::from(bytes - 1) != 0 {
-                let kind = if matches!(base.kind, Kind::Stack(_)) { "stack" } else { "value" };
-                let text = format!("misaligned {kind} access off {}+{off} size {bytes}", base.off);
-                return Err(invalid(reg, text));
-            }
+        if cell.strict || matches!(base.kind, Kind::Stack(_)) {
+            aligned(reg, &base, off, bytes)?;
         }
         match base.kind {
-            Kind::Ctx => self.context_field(pc, reg, &base, off, access),
+            Kind::Ctx => self.context_field(pc, &base, cell, write),
             Kind::Stack(_) => {
                 self.notes.access(pc, None)?;
-                let span = stack::span(reg, &base, off, bytes, access.write)?;
+                let span = stack::span(reg, &base, off, bytes, write)?;
                 self.deepen(state, &span);
                 Ok(Place::Stack(span))
             }
             Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
                 self.notes.access(pc, None)?;
-                self.region(reg, &base, off, bytes, access.write)?;
+                self.region(reg, &base, off, bytes, write)?;
                 Ok(Place::Memory)
             }
             Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) => unreachable!("refused above"),
@@ -89,8 +95,9 @@ impl Verifier<'_> {
         self.notes.stack(func, span.min.min(0));
     }
 
-    fn context_field(&mut self, pc: Pc, reg: Reg, base: &Value, off: i64, access: Access) -> Step<Place> {
-        let (n, bytes) = (reg.number(), access.size.bytes());
+    fn context_field(&mut self, pc: Pc, base: &Value, cell: Cell, write: bool) -> Step<Place> {
+        let Cell { size, base: reg, off, .. } = cell;
+        let (n, bytes) = (reg.number(), size.bytes());
         match base.fixed_offset() {
             Some(0) => {}
             Some(fixed) => {
@@ -102,7 +109,7 @@ impl Verifier<'_> {
                 return Err(Fail::new(Rule::Context, text).with(reg));
             }
         }
-        let found = u32::try_from(off).ok().and_then(|off| self.desc.context.access(off, access.size, access.write));
+        let found = u32::try_from(off).ok().and_then(|off| self.desc.context.access(off, size, write));
         let Some((field, record)) = found else {
             let text = format!("invalid bpf_context access off={off} size={bytes}");
             return Err(Fail::new(Rule::Context, text).with(reg));
@@ -155,18 +162,10 @@ impl Verifier<'_> {
         bounded(reg, base, off, size, def.value_size, "map value, value_size")
     }
 
-    /// `dst = *(base + off)`.
-    pub(super) fn load(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
-        let (size, dst, base, off, signed, strict) = match *insn {
-            Insn::Load { size, dst, base, off } => (size, dst, base, off, false, false),
-            Insn::LoadSx { size, dst, base, off } => (size, dst, base, off, true, false),
-            Insn::LoadAcquire { size, dst, base, off } => (size, dst, base, off, false, true),
-            _ => unreachable!("callers pass loads"),
-        };
-        if strict {
-            self.atomic_base(state, base, "load_acquire")?;
-        }
-        let place = self.place(state, pc, base, off, Access { write: false, strict, size })?;
+    /// `dst = *cell`, sign-extended or zero-extended.
+    pub(super) fn load(&mut self, state: &mut State, pc: Pc, dst: Reg, cell: Cell, signed: bool) -> Step<()> {
+        let Cell { size, base, off, .. } = cell;
+        let place = self.place(state, pc, cell, false)?;
         let value = match place {
             Place::Context(FieldKind::Scalar) => Value::scalar(Scalar::unsigned_bits(size.bits())),
             Place::Context(kind) => {
@@ -207,18 +206,11 @@ impl Verifier<'_> {
         Some(u64::from_le_bytes(word))
     }
 
-    /// `*(base + off) = src`.
-    pub(super) fn store(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
-        let (size, base, off, src, strict) = match *insn {
-            Insn::Store { size, base, off, src } => (size, base, off, src, false),
-            Insn::StoreRelease { size, base, off, src } => (size, base, off, Src::Reg(src), true),
-            _ => unreachable!("callers pass stores"),
-        };
+    /// `*cell = src`.
+    pub(super) fn store(&mut self, state: &mut State, pc: Pc, cell: Cell, src: Src) -> Step<()> {
+        let base = cell.base;
         let mut value = self.operand(state, src)?;
-        if strict {
-            self.atomic_base(state, base, "store_release")?;
-        }
-        let place = self.place(state, pc, base, off, Access { write: true, strict, size })?;
+        let place = self.place(state, pc, cell, true)?;
         match place {
             Place::Context(_) | Place::Memory if value.is_pointer() => {
                 let context = matches!(place, Place::Context(_));
@@ -245,7 +237,8 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn atomic_base(&self, state: &State, base: Reg, what: &str) -> Step<()> {
+    /// Atomics reach only some kinds of memory.
+    pub(super) fn atomic_base(&self, state: &State, base: Reg, what: &str) -> Step<()> {
         let value = self.readable(state, base)?;
         match value.kind {
             Kind::Ctx | Kind::Packet | Kind::PacketMeta | Kind::PacketEnd => {
@@ -270,8 +263,9 @@ impl Verifier<'_> {
         }
         self.atomic_base(state, base, "stores into")?;
         let size = if width == Width::W64 { Size::DW } else { Size::W };
-        self.place(state, pc, base, off, Access { write: false, strict: true, size })?;
-        let place = self.place(state, pc, base, off, Access { write: true, strict: true, size })?;
+        let cell = Cell::new(size, base, off).strict();
+        self.place(state, pc, cell, false)?;
+        let place = self.place(state, pc, cell, true)?;
         let mut old = Value::scalar(Scalar::unsigned_bits(size.bits()));
         if let Place::Stack(span) = place {
             old = stack::read(state, span, size).map_err(|f| f.with(base))?;
@@ -339,6 +333,17 @@ impl Verifier<'_> {
         }
         Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
     }
+}
+
+/// Checks that `base + off` is a multiple of `bytes`.
+fn aligned(reg: Reg, base: &Value, off: i64, bytes: u32) -> Step<()> {
+    let fixed = Scalar::constant((i64::from(base.off) + off) as u64);
+    let total = alu::binary(AluOp::Add, Width::W64, &base.num, &fixed);
+    if total.bits.umax() & u64::from(bytes - 1) == 0 {
+        return Ok(());
+    }
+    let kind = if matches!(base.kind, Kind::Stack(_)) { "stack" } else { "value" };
+    Err(invalid(reg, format!("misaligned {kind} access off {}+{off} size {bytes}", base.off)))
 }
 
 fn negative(reg: Reg) -> Box<Fail> {

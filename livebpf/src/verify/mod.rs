@@ -174,7 +174,25 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
             }
             Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
             Insn::CallSubprog { .. } => func.calls_subprog = true,
-            _ => {}
+            Insn::Alu { .. }
+            | Insn::Neg { .. }
+            | Insn::Mov { .. }
+            | Insn::MovSx { .. }
+            | Insn::Endian { .. }
+            | Insn::LoadImm64 { .. }
+            | Insn::Load { .. }
+            | Insn::LoadSx { .. }
+            | Insn::Store { .. }
+            | Insn::Atomic { .. }
+            | Insn::LoadAcquire { .. }
+            | Insn::StoreRelease { .. }
+            | Insn::Ja { .. }
+            | Insn::JaL { .. }
+            | Insn::MayGoto { .. }
+            | Insn::Jmp { .. }
+            | Insn::CallKfunc { .. }
+            | Insn::CallX { .. }
+            | Insn::Exit => {}
         }
     }
     facts

@@ -41,7 +41,25 @@ impl Verified {
                 }
                 Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
                 Insn::CallSubprog { .. } => func.calls_subprog = true,
-                _ => {}
+                Insn::Alu { .. }
+                | Insn::Neg { .. }
+                | Insn::Mov { .. }
+                | Insn::MovSx { .. }
+                | Insn::Endian { .. }
+                | Insn::LoadImm64 { .. }
+                | Insn::Load { .. }
+                | Insn::LoadSx { .. }
+                | Insn::Store { .. }
+                | Insn::Atomic { .. }
+                | Insn::LoadAcquire { .. }
+                | Insn::StoreRelease { .. }
+                | Insn::Ja { .. }
+                | Insn::JaL { .. }
+                | Insn::MayGoto { .. }
+                | Insn::Jmp { .. }
+                | Insn::CallKfunc { .. }
+                | Insn::CallX { .. }
+                | Insn::Exit => {}
             }
         }
         Ok(Verified { program, facts })
@@ -75,7 +93,25 @@ fn tail_call_before(program: &Program, flow: &Flow, call: Pc) -> TailCall {
                     _ => {}
                 }
             }
-            _ => break,
+            Insn::Neg { .. }
+            | Insn::MovSx { .. }
+            | Insn::Endian { .. }
+            | Insn::LoadSx { .. }
+            | Insn::Store { .. }
+            | Insn::Atomic { .. }
+            | Insn::LoadAcquire { .. }
+            | Insn::StoreRelease { .. }
+            | Insn::LoadAbs { .. }
+            | Insn::LoadInd { .. }
+            | Insn::Ja { .. }
+            | Insn::JaL { .. }
+            | Insn::MayGoto { .. }
+            | Insn::Jmp { .. }
+            | Insn::Call { .. }
+            | Insn::CallSubprog { .. }
+            | Insn::CallKfunc { .. }
+            | Insn::CallX { .. }
+            | Insn::Exit => break,
         }
     }
     match (map.flatten(), index.flatten()) {
