@@ -299,6 +299,26 @@ fn too_many_open_branches_are_refused() {
 }
 
 #[test]
+fn remembered_states_take_bounded_memory() {
+    // Each block leaves a state with a full stack of its own behind: unbounded, 20,000 of about 8 KB.
+    let mut listing = String::from("r0 = 0\nr6 = 5\n");
+    for i in 1..=64 {
+        listing.push_str(&format!("*(u64 *)(r10 - {}) = r6\n", 8 * i));
+    }
+    for i in 0..20_000 {
+        listing.push_str(&format!("*(u64 *)(r10 - 8) = {i}\nif r6 == 7 goto l{i}\n"));
+        listing.push_str(&"r0 += 1\n".repeat(6));
+        listing.push_str(&format!("l{i}:\n"));
+    }
+    for i in 1..=64 {
+        listing.push_str(&format!("r0 = *(u64 *)(r10 - {})\n", 8 * i));
+    }
+    listing.push_str("exit\n");
+    let peak = accepted(&listing).facts().peak_states;
+    assert!((1_000..15_000).contains(&peak), "{peak} states at once");
+}
+
+#[test]
 fn chained_loops_do_not_make_the_analysis_slow() {
     // Each loop head is jumped to from behind the next one, so that liveness travels one head a pass.
     let mut listing = String::from("r6 = r1\nr0 = 0\nr7 = 0\n");

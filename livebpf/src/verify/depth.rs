@@ -3,7 +3,7 @@
 
 use super::MAX_STACK;
 use super::cfg::{Flow, MAX_FRAMES};
-use super::reject::{Rejection, Rule};
+use super::reject::{Fail, Rejection, Rule, Step};
 use crate::link::{Program, TypeKind};
 
 /// Frames count in multiples of this, as in the kernel with its compiler.
@@ -42,6 +42,16 @@ pub(super) fn check(program: &Program, flow: &Flow, depth: &[u32]) -> Result<(),
                 return Err(Rejection::new(program, program.subprogs[g].start, Rule::Call, text));
             }
         }
+    }
+    Ok(())
+}
+
+/// The 512 bytes for one chain of calls, given what each of its functions uses so far.
+pub(super) fn check_chain(depths: impl Iterator<Item = u32>) -> Step<()> {
+    let (frames, total) = depths.fold((0, 0), |(n, sum), depth| (n + 1, sum + depth.next_multiple_of(ROUND)));
+    if total > MAX_STACK {
+        let text = format!("combined stack size of {frames} calls is {total}. Too large");
+        return Err(Fail::new(Rule::Stack, text));
     }
     Ok(())
 }

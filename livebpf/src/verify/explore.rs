@@ -23,6 +23,8 @@ const SHOWN_PATH: usize = 24;
 /// A state is stored once so many jumps and instructions lie behind the last one.
 const STORE_JUMPS: u64 = 1;
 const STORE_INSNS: u64 = 8;
+/// Bytes that stored states may take; beyond, those of least use are dropped.
+const MAX_STORED_BYTES: u64 = 96 << 20;
 /// Branches left to follow at a time, as in the kernel.
 const MAX_OPEN: usize = 8192;
 const NONE: u32 = u32::MAX;
@@ -55,6 +57,8 @@ struct Stored {
     state: State,
     misses: u32,
     hits: u32,
+    /// Bytes it takes.
+    weight: u32,
 }
 
 /// Where a path goes after an instruction.
@@ -91,6 +95,7 @@ pub(super) struct Verifier<'a> {
     jumps: u64,
     last_store: (u64, u64),
     states: u64,
+    stored_bytes: u64,
     pub peak_states: u64,
 }
 
@@ -128,6 +133,7 @@ impl<'a> Verifier<'a> {
             jumps: 0,
             last_store: (0, 0),
             states: 0,
+            stored_bytes: 0,
             peak_states: 0,
         }
     }
@@ -136,7 +142,7 @@ impl<'a> Verifier<'a> {
     pub fn explore(&mut self, func: SubprogId, entry: State) -> Result<(), Box<Rejection>> {
         self.root = func;
         self.stored.clear();
-        self.states = 0;
+        (self.states, self.stored_bytes) = (0, 0);
         self.nodes.clear();
         self.nodes.push(Node { parent: NONE, open: 1 });
         self.trail.clear();
@@ -173,7 +179,9 @@ impl<'a> Verifier<'a> {
         if *mask & (1 << reg.index()) == 0 {
             *mask |= 1 << reg.index();
             self.demands_changed = true;
-            self.next_refresh = self.next_refresh.min(self.processed + 64 + u64::from(self.program.insns.len()) / 4);
+            // Not more often than it pays: a refresh looks at the whole program, perhaps many times.
+            let pause = 64 + (self.masks.cost / 4).max(u64::from(self.program.insns.len()) / 4);
+            self.next_refresh = self.next_refresh.min(self.processed + pause);
         }
     }
 
@@ -299,7 +307,34 @@ impl<'a> Verifier<'a> {
             self.next_refresh = u64::MAX;
         }
         let mut list = self.stored.remove(&pc).unwrap_or_default();
-        let mut found = false;
+        let found = self.find_cover(&mut list, state, pc)?;
+        if self.relied.len() > 4096 {
+            self.join_relied();
+        }
+        let (jumps, insns) = self.last_store;
+        if !found && self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS {
+            self.last_store = (self.jumps, self.processed);
+            self.nodes.push(Node { parent: state.node, open: 1 });
+            state.node = self.nodes.len() as u32 - 1;
+            let mut copy = state.clone();
+            prune::clean(&mut copy, pc, self.masks);
+            let weight = copy.weight();
+            list.push(Stored { state: copy, misses: 0, hits: 0, weight });
+            self.states += 1;
+            self.stored_bytes += u64::from(weight);
+            self.peak_states = self.peak_states.max(self.states);
+        }
+        if !list.is_empty() {
+            self.stored.insert(pc, list);
+        }
+        if self.stored_bytes > MAX_STORED_BYTES {
+            self.drop_useless();
+        }
+        Ok(found)
+    }
+
+    /// Looks for a stored state that makes `state` superfluous; forgets those that were compared too often in vain.
+    fn find_cover(&mut self, list: &mut Vec<Stored>, state: &State, pc: Pc) -> Step<bool> {
         let mut i = 0;
         while i < list.len() {
             let entry = &mut list[i];
@@ -311,43 +346,53 @@ impl<'a> Verifier<'a> {
             } else if self.compare.states(&entry.state, state, pc, self.masks, Mode::Covers) {
                 self.relied.append(&mut self.compare.relied);
                 entry.hits += 1;
-                found = true;
-                break;
+                return Ok(true);
             }
             entry.misses += 1;
             if entry.misses > 16 + 4 * entry.hits && list.len() > 32 {
-                list.swap_remove(i);
+                let gone = list.swap_remove(i);
                 self.states -= 1;
+                self.stored_bytes -= u64::from(gone.weight);
             } else {
                 i += 1;
             }
         }
-        if self.relied.len() > 4096 {
-            self.relied.sort_unstable_by_key(|(pc, _)| *pc);
-            self.relied.dedup_by(|b, a| {
-                let same = a.0 == b.0;
-                if same {
-                    a.1.regs |= b.1.regs;
-                    a.1.slots |= b.1.slots;
-                }
-                same
-            });
+        Ok(false)
+    }
+
+    fn join_relied(&mut self) {
+        self.relied.sort_unstable_by_key(|(pc, _)| *pc);
+        self.relied.dedup_by(|b, a| {
+            let same = a.0 == b.0;
+            if same {
+                a.1.regs |= b.1.regs;
+                a.1.slots |= b.1.slots;
+            }
+            same
+        });
+    }
+
+    /// Frees memory: stored states that never ended a path go, then the older half. That costs time at most, which
+    /// has its own limit.
+    fn drop_useless(&mut self) {
+        self.retain(|entry| entry.hits > 0);
+        if self.stored_bytes > MAX_STORED_BYTES / 2 {
+            let mut nodes: Vec<u32> = self.stored.values().flatten().map(|entry| entry.state.node).collect();
+            let middle = nodes.len() / 2;
+            let (_, median, _) = nodes.select_nth_unstable(middle);
+            let median = *median;
+            self.retain(|entry| entry.state.node > median);
         }
-        let (jumps, insns) = self.last_store;
-        if !found && self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS {
-            self.last_store = (self.jumps, self.processed);
-            self.nodes.push(Node { parent: state.node, open: 1 });
-            state.node = self.nodes.len() as u32 - 1;
-            let mut copy = state.clone();
-            prune::clean(&mut copy, pc, self.masks);
-            list.push(Stored { state: copy, misses: 0, hits: 0 });
-            self.states += 1;
-            self.peak_states = self.peak_states.max(self.states);
-        }
-        if !list.is_empty() {
-            self.stored.insert(pc, list);
-        }
-        Ok(found)
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Stored) -> bool) {
+        self.stored.retain(|_, list| {
+            list.retain(&keep);
+            !list.is_empty()
+        });
+        let all = || self.stored.values().flatten();
+        self.states = all().count() as u64;
+        self.stored_bytes = all().map(|entry| u64::from(entry.weight)).sum();
     }
 
     /// The value of a register, which must be initialised.

@@ -83,27 +83,29 @@ pub(super) struct Masks {
     touch: Vec<Touch>,
     pub live: Vec<Mask>,
     pub precise: Vec<Mask>,
+    /// Instructions looked at by the last refresh: what it cost.
+    pub cost: u64,
 }
 
 impl Masks {
     /// Computes liveness; precision starts empty.
     pub fn new(program: &Program, flow: &Flow) -> Masks {
         let n = program.insns.len() as usize;
-        let mut masks = Masks { touch: vec![Touch::None; n], live: vec![], precise: vec![Mask::default(); n] };
+        let mut masks = Masks { touch: vec![Touch::None; n], live: vec![], precise: vec![Mask::default(); n], cost: 0 };
         for sub in &program.subprogs {
             // A frame pointer that was stored may come back from any load; then the analysis is repeated so.
             if masks.find_pointers(program, flow, sub.start, sub.end, false) {
                 masks.find_pointers(program, flow, sub.start, sub.end, true);
             }
         }
-        masks.live =
-            masks.solve(program, flow, true, |masks, pc, insn, after, entry| masks.live_before(pc, insn, after, entry));
+        let before = |masks: &Masks, pc, insn: &Insn, after, entry| masks.live_before(pc, insn, after, entry);
+        (masks.live, _) = masks.solve(program, flow, true, before);
         masks
     }
 
     /// Recomputes precision from the demands.
     pub fn refresh(&mut self, program: &Program, flow: &Flow, demands: &[u16]) {
-        self.precise = self.solve(program, flow, false, |masks, pc, insn, after, entry| {
+        (self.precise, self.cost) = self.solve(program, flow, false, |masks, pc, insn, after, entry| {
             let mut before = masks.precise_before(pc, insn, after, entry);
             before.regs |= demands[pc.index()];
             before
@@ -118,7 +120,8 @@ impl Masks {
         flow: &Flow,
         all_results: bool,
         transfer: impl Fn(&Masks, Pc, &Insn, Mask, Mask) -> Mask,
-    ) -> Vec<Mask> {
+    ) -> (Vec<Mask>, u64) {
+        let mut cost = 0;
         let mut before = vec![Mask::default(); program.insns.len() as usize];
         // What callers want from each function's R0.
         let mut result = vec![all_results; program.subprogs.len()];
@@ -131,6 +134,7 @@ impl Masks {
                 while changed {
                     changed = false;
                     passes += 1;
+                    cost += u64::from(sub.end.0 - sub.start.0);
                     if passes > MAX_PASSES {
                         before[sub.start.index()..sub.end.index()].fill(Mask::ALL);
                         skipped.push(f);
@@ -174,7 +178,7 @@ impl Masks {
                 given_up[f.0 as usize] = true;
             }
             if !again {
-                return before;
+                return (before, cost);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Loads, stores and atomics: what a pointer allows, and what is read.
 
+use super::depth;
 use super::explore::Verifier;
 use super::reject::{Fail, Rule, Step};
 use super::scalar::Scalar;
@@ -77,7 +78,7 @@ impl Verifier<'_> {
             Kind::Stack(_) => {
                 self.notes.access(pc, None)?;
                 let span = stack::span(reg, &base, off, bytes, write)?;
-                self.deepen(state, &span);
+                self.deepen(state, &span)?;
                 Ok(Place::Stack(span))
             }
             Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
@@ -90,9 +91,14 @@ impl Verifier<'_> {
     }
 
     /// Notes that stack down to the span's start is used.
-    pub(super) fn deepen(&mut self, state: &State, span: &Span) {
+    pub(super) fn deepen(&mut self, state: &State, span: &Span) -> Step<()> {
         let func = state.frame(span.frame).func.0 as usize;
-        self.notes.stack(func, span.min.min(0));
+        if self.notes.stack(func, span.min.min(0)) {
+            // What all frames hold together stays small while paths are explored.
+            let frames = (0..=state.depth()).map(|i| self.notes.depth[state.frame(i).func.0 as usize]);
+            depth::check_chain(frames)?;
+        }
+        Ok(())
     }
 
     fn context_field(&mut self, pc: Pc, base: &Value, cell: Cell, write: bool) -> Step<Place> {
@@ -295,7 +301,7 @@ impl Verifier<'_> {
             Kind::Stack(_) if size == 0 => Ok(()),
             Kind::Stack(_) => {
                 let span = stack::span(reg, &base, 0, size, write)?;
-                self.deepen(state, &span);
+                self.deepen(state, &span)?;
                 if read {
                     let pointers = self.options.trust == Trust::Trusted;
                     stack::readable(state.frame(span.frame), span, pointers).map_err(|f| f.with(reg))?;

@@ -92,9 +92,14 @@ impl Notes {
         note.map.join(map);
         note.index.join(index);
     }
-    /// Stack of `func` is used down to `off` (negative) bytes below its frame pointer.
-    pub fn stack(&mut self, func: usize, off: i64) {
-        self.depth[func] = self.depth[func].max(off.unsigned_abs() as u32);
+    /// Stack of `func` is used down to `off` (negative) bytes below its frame pointer; whether that is new.
+    pub fn stack(&mut self, func: usize, off: i64) -> bool {
+        let below = off.unsigned_abs() as u32;
+        let deeper = below > self.depth[func];
+        if deeper {
+            self.depth[func] = below;
+        }
+        deeper
     }
 
     /// The facts about each instruction.

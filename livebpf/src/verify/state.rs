@@ -276,6 +276,17 @@ impl State {
         }
         self.cur.for_each(&wanted, &change);
     }
+    /// Bytes of memory that it takes for itself, about: what it shares with more than its successor is not counted.
+    pub fn weight(&self) -> u32 {
+        let own = |frame: &Frame| if Rc::strong_count(&frame.stack) <= 2 { frame.stack.len() } else { 0 };
+        let mut slots = own(&self.cur);
+        let mut frames = 1;
+        for frame in self.callers.iter().filter(|frame| Rc::strong_count(frame) <= 2) {
+            frames += 1;
+            slots += own(frame);
+        }
+        (frames * size_of::<Frame>() + slots * size_of::<Slot>() + size_of::<State>()) as u32
+    }
     /// Packet pointers everywhere become unreadable numbers.
     pub fn forget_packet(&mut self) {
         self.for_each(Value::is_packet, |value| *value = Value::UNINIT);
