@@ -299,6 +299,21 @@ fn too_many_open_branches_are_refused() {
 }
 
 #[test]
+fn a_null_pointer_goes_with_a_size_of_zero_only() {
+    use livebpf::helper::{Arg, FIRST_CUSTOM, Proto};
+    let mut table = Table::builtin();
+    let ktime = table.by_name("ktime_get_ns").expect("a helper without arguments").clone();
+    let args = vec![Arg::MemOrNull, Arg::SizeOrZero];
+    table.insert(Proto { id: FIRST_CUSTOM, name: "sum".to_owned(), args, ..ktime });
+    let with_size = |size: u32| {
+        let listing = format!("accept\nr1 = 0\nr2 = {size}\ncall {FIRST_CUSTOM}\nr0 = 0\nexit\n");
+        verify(case("null", &listing).program, &Options::new(&table)).map_err(|refused| refused.message)
+    };
+    assert!(with_size(0).is_ok());
+    assert!(with_size(4).expect_err("four bytes at null").contains("R1 type=scalar expected=fp"));
+}
+
+#[test]
 fn remembered_states_take_bounded_memory() {
     // Each block leaves a state with a full stack of its own behind: unbounded, 20,000 of about 8 KB.
     let mut listing = String::from("r0 = 0\nr6 = 5\n");
