@@ -22,23 +22,22 @@ pub(crate) const MAX_PROGRAMS: usize = 1 << 16;
 /// One consistent set of entries.
 pub(crate) struct Generation {
     /// Address of each program's entry; 0: none.
-    entries: Box<[AtomicU64; MAX_PROGRAMS]>,
+    entries: [AtomicU64; MAX_PROGRAMS],
     /// Native stack that the worst chain of tail calls between any of these programs needs, in bytes.
     stack: AtomicU64,
 }
 
 impl Generation {
     /// An empty table: pages that are untouched until a program's entry is written to them.
-    fn new() -> Generation {
-        let layout = Layout::new::<[AtomicU64; MAX_PROGRAMS]>();
+    fn new() -> Box<Generation> {
+        let layout = Layout::new::<Generation>();
         // SAFETY: the layout's size is not zero.
-        let block = unsafe { alloc_zeroed(layout) }.cast::<[AtomicU64; MAX_PROGRAMS]>();
+        let block = unsafe { alloc_zeroed(layout) }.cast::<Generation>();
         if block.is_null() {
             handle_alloc_error(layout);
         }
-        // SAFETY: the global allocator gave this block for this layout, and an atomic of zero is all zero bytes.
-        let entries = unsafe { Box::from_raw(block) };
-        Generation { entries, stack: AtomicU64::new(0) }
+        // SAFETY: the global allocator gave this block for this layout, and atomics of zero are all zero bytes.
+        unsafe { Box::from_raw(block) }
     }
 
     /// The entry at `id`; 0: none.
@@ -72,7 +71,7 @@ struct Free {
 impl Generations {
     /// An empty first generation.
     pub(crate) fn new() -> Generations {
-        let first = Box::into_raw(Box::new(Generation::new()));
+        let first = Box::into_raw(Generation::new());
         Generations { current: AtomicPtr::new(first), free: Mutex::default() }
     }
 
