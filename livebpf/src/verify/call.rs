@@ -230,11 +230,11 @@ impl Verifier<'_> {
             let text = "at the time of BPF_LD_ABS|IND R6 != pointer to skb";
             return Err(Fail::new(Rule::Context, text).with(Reg::R6));
         }
-        if let Some(reg) = index {
-            if self.readable(state, reg)?.is_pointer() {
-                let text = format!("R{} pointer used as packet offset", reg.number());
-                return Err(Fail::new(Rule::Pointer, text).with(reg));
-            }
+        if let Some(reg) = index
+            && self.readable(state, reg)?.is_pointer()
+        {
+            let text = format!("R{} pointer used as packet offset", reg.number());
+            return Err(Fail::new(Rule::Pointer, text).with(reg));
         }
         if state.depth() > 0 {
             let mut short = state.clone();
