@@ -98,7 +98,9 @@ impl Plan {
                 plan.mark_target(facts, pc, &insn);
                 needs.note(program, facts, pc, &insn);
                 calls.note(program, pc, &insn)?;
-                if let Insn::Call { helper } = insn {
+                if let Insn::Call { helper } = insn
+                    && !facts.reads_after_calls
+                {
                     plan.mark_unused(program, facts, options, pc, helper);
                 }
             }

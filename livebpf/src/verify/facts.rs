@@ -21,6 +21,8 @@ pub struct Facts {
     pub has_tail_call: bool,
     /// May write packet bytes or move packet pointers.
     pub changes_packet: bool,
+    /// R1 to R5 may be read after a call without having been set again: nobody proved the contrary.
+    pub reads_after_calls: bool,
 }
 
 /// Facts about one function.

@@ -25,6 +25,7 @@ impl Verified {
             funcs: vec![Default::default(); program.subprogs.len()],
             insns: vec![Default::default(); program.insns.len() as usize],
             changes_packet: true,
+            reads_after_calls: true,
             ..Facts::default()
         };
         for (pc, insn) in program.insns.iter() {
