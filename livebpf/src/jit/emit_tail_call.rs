@@ -12,10 +12,10 @@ use crate::link::MapId;
 /// Successful tail calls that one invocation may make.
 pub const MAX_TAIL_CALL_CNT: i32 = 33;
 
-/// Bytes from the start of a map object to its slot table's address. The object begins
+/// Bytes from the start of a program array's header (`map::prog_array::Table`) to its slot table's address. It begins
 /// `{ slots: u64, max_entries: u32, kind: u32 }`.
 const MAP_SLOTS: i32 = 0;
-/// Bytes from the start of a map object to its number of entries.
+/// Bytes from the start of a program array's header to its number of entries.
 const MAP_MAX_ENTRIES: i32 = 8;
 
 impl Emitter<'_> {

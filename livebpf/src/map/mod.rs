@@ -39,12 +39,9 @@ pub const BPF_EXIST: u64 = 2;
 /// Update or lookup under the value's spin lock; no map of ours has one, so it is refused.
 pub const BPF_F_LOCK: u64 = 4;
 
-/// A map. Its address, `Arc::as_ptr`, is what `r1 = map` loads in a program.
-///
-/// The first 16 bytes are read by generated code (the dynamic tail call), hence `repr(C)` and the order of the fields.
-#[repr(C)]
+/// A map. Its address, `Arc::as_ptr`, is what `r1 = map` loads in a program; for a program array generated code has the
+/// address of its generation's [`prog_array::Table`] instead.
 pub struct Map {
-    slots: u64,
     max_entries: u32,
     map_type: u32,
     key_size: u32,
@@ -75,25 +72,13 @@ pub struct ArrayLayout {
 }
 
 impl Map {
-    /// Offset of the address of the program array's word table in a `Map`; the word is 0 for other maps.
-    pub const SLOTS_OFFSET: usize = std::mem::offset_of!(Map, slots);
-    /// Offset of `max_entries`, a u32.
-    pub const MAX_ENTRIES_OFFSET: usize = std::mem::offset_of!(Map, max_entries);
-    /// Offset of the map type's number, a u32.
-    pub const MAP_TYPE_OFFSET: usize = std::mem::offset_of!(Map, map_type);
-
     /// Makes the map that `def` describes, filled with `def.init` where that is data.
     ///
     /// `id` is its number in the runtime; `cpus` is how many CPUs a per-CPU map has (at least 1).
     /// Errors are those of `BPF_MAP_CREATE`, which checks in the same order.
     pub fn create(def: Arc<MapDef>, id: u32, cpus: u32) -> Result<Arc<Map>, MapError> {
         let storage = create::storage(&def, cpus.max(1))?;
-        let slots = match &storage {
-            Storage::Programs(programs) => programs.table_addr(),
-            Storage::Array(_) | Storage::Hash(_) => 0,
-        };
         Ok(Arc::new(Map {
-            slots,
             max_entries: def.max_entries,
             map_type: def.map_type.0,
             key_size: def.key_size,

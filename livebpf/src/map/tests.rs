@@ -76,15 +76,6 @@ fn creation_is_checked_as_in_the_kernel() {
 }
 
 #[test]
-fn generated_code_finds_the_header() {
-    let programs = map(MapType::PROG_ARRAY, 4, 4, 5);
-    assert_eq!((Map::SLOTS_OFFSET, Map::MAX_ENTRIES_OFFSET, Map::MAP_TYPE_OFFSET), (0, 8, 12));
-    assert_eq!(programs.slots, programs.prog_array().unwrap().table_addr());
-    assert_eq!((programs.max_entries, programs.map_type), (5, 3));
-    assert_eq!(map(MapType::ARRAY, 4, 4, 5).slots, 0);
-}
-
-#[test]
 fn array_values_begin_as_zero_and_are_found_by_index() {
     let array = map(MapType::ARRAY, 4, 5, 3);
     assert_eq!(array.len(), 3);

@@ -368,9 +368,12 @@ fn resolve(shared: &Shared, maps: &[Arc<Map>], symbol: Symbol) -> Option<u64> {
         Symbol::Helper(id) if shared.custom.contains_key(&id) => Some(run::custom_shim as *const () as u64),
         Symbol::Helper(id) => run::helpers::native(id).map(|h| h.shim as *const () as u64),
         Symbol::HelperData(id) => shared.custom.get(&id).map(|c| std::ptr::from_ref(&**c) as u64),
-        Symbol::Map(id) => map(id).map(|m| Arc::as_ptr(m) as u64),
+        Symbol::Map(id) => map(id).map(|m| match m.prog_array() {
+            Some(array) => array.current().header_addr(),
+            None => Arc::as_ptr(m) as u64,
+        }),
         Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
-        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.table_addr()),
+        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.current().words_addr()),
         Symbol::Poison | Symbol::Here(_) => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of program arrays: errors, contracts, and what is told to `Poke`.
 
 use super::*;
-use crate::object::{AttachType, ProgType};
+use crate::object::{AttachType, ProgType, ProgramKind};
 
 struct Fake {
     id: u32,
@@ -153,4 +153,31 @@ fn what_is_not_retired_is_leaked_not_freed() {
     drop_now(array.set(0, program.clone(), 0, &mut Notes::default()).unwrap());
     drop(array.clear_index(0, &mut Notes::default()).unwrap());
     assert_eq!(Arc::strong_count(&program), 2);
+}
+
+#[test]
+fn generated_code_finds_the_header() {
+    let array = ProgArray::new(5).unwrap();
+    let table = array.current();
+    assert_eq!((Table::SLOTS_OFFSET, Table::MAX_ENTRIES_OFFSET), (0, 8));
+    let header = table.header();
+    assert_eq!(header, (table.words_addr(), 5, 3));
+}
+
+#[test]
+fn each_generation_keeps_its_table() {
+    let array = ProgArray::new(2).unwrap();
+    let mut notes = Notes::default();
+    drop_now(array.set(0, member(1, XDP), 0, &mut notes).unwrap());
+    let next = array.next_table(3).unwrap();
+    next.fill(1, member(2, XDP), 0x1002);
+    array.publish(next);
+    drop_now(array.set(0, member(3, XDP), 0, &mut notes).unwrap());
+    let ids = |generation| array.table(generation).occupied().iter().map(|(i, m)| (*i, m.id())).collect::<Vec<_>>();
+    assert_eq!((ids(0), ids(2)), (vec![(0, 1)], vec![(0, 1)]), "single changes reach the youngest only");
+    assert_eq!((ids(3), ids(9), array.entries()), (vec![(0, 3), (1, 2)], vec![(0, 3), (1, 2)], vec![(0, 3), (1, 2)]));
+    assert_eq!((array.word(0), array.table(2).word(0)), (0x1003, 0x1001));
+    assert!(array.forget_before(2).is_empty(), "generation 2 uses the first");
+    assert_eq!(array.forget_before(3).iter().map(|table| table.since()).collect::<Vec<_>>(), [0]);
+    assert_eq!(ids(0), ids(3), "what is forgotten nobody asks for");
 }

@@ -1,8 +1,8 @@
 //! Program arrays: slots that hold programs, for tail calls.
 //!
 //! A slot exists twice: as a *member* (which keeps the program alive, and is what users read) and as a *word*, the
-//! address of the program's tail entry, 0 where the slot is empty. The indirect form of a tail call loads the word,
-//! once. Direct tail calls have the address in their code; changing that is behind the trait [`Poke`]. This file knows
+//! address of the program's tail entry, 0 where the slot is empty. Both are in the array's [`Table`]. The indirect form of
+//! a tail call loads the word, once. Direct tail calls have the address in their code; changing that is behind the trait [`Poke`]. This file knows
 //! no machine code, and neither does any other of this room.
 //!
 //! *Order.* Every change is made under the runtime's update lock, which is what a `&mut dyn Poke` stands for: words
@@ -15,6 +15,10 @@
 //! (`rcu::Domain::retire`), not dropped: dropping it leaks on purpose. This is the wait that protects the *target's*
 //! code; the one that protects the *caller's frame* is behind `Poke`.
 //!
+//! *Generations.* A transaction of the runtime gives the array a new table ([`ProgArray::next_table`],
+//! [`ProgArray::publish`]); the runs of older generations keep theirs until they are over. Single changes go to the youngest
+//! table only.
+//!
 //! *Guarantees.* The first program that uses the array, by loading or by being inserted, fixes the [`Contract`] for as
 //! long as the array lives; a program with another one is refused. A refused operation has changed nothing. Errors
 //! and their order are the kernel's (kernel/bpf/arraymap.c). When the last user handle goes, [`ProgArray::clear_unused`]
@@ -22,67 +26,23 @@
 //!
 //! *Never.* No member is dropped while a lock is held, and nothing here waits.
 
+mod contract;
+mod table;
+
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+pub use contract::{Contract, Execution};
+pub use table::Table;
+
 use super::MapError;
-use super::cell::{Bytes, OutOfMemory};
-use crate::object::ProgramKind;
+use super::cell::OutOfMemory;
 
 /// Identifies a program array for as long as the process lives; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ArrayKey(u64);
-
-/// What executes a program: members of one array must agree, because a tail call cannot change over.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Execution {
-    /// The interpreter.
-    Interpreted,
-    /// Machine code, patched or not.
-    Native,
-}
-
-/// What programs must have in common to be in one array, and to use it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Contract {
-    /// Program type, expected attach type, multi-buffer packets, may sleep.
-    pub kind: ProgramKind,
-    /// Who executes it.
-    pub execution: Execution,
-}
-
-impl Contract {
-    /// Whether `self`, a program's, fits `owner`, the array's: the first difference otherwise.
-    fn fits(&self, owner: &Contract) -> Result<(), MapError> {
-        let refuse = |what: &str, found: &dyn fmt::Debug, wanted: &dyn fmt::Debug| {
-            let text = format!(
-                "the program does not fit the program array: its {what} is {found:?}, the array's programs have {wanted:?}"
-            );
-            Err(MapError::Invalid(text.into()))
-        };
-        let (found, wanted) = (&self.kind, &owner.kind);
-        if found.prog_type != wanted.prog_type {
-            let names = (found.prog_type.to_string(), wanted.prog_type.to_string());
-            return refuse("type", &names.0, &names.1);
-        }
-        if self.execution != owner.execution {
-            return refuse("way of execution", &self.execution, &owner.execution);
-        }
-        if found.xdp_frags != wanted.xdp_frags {
-            return refuse("support of multi-buffer packets", &found.xdp_frags, &wanted.xdp_frags);
-        }
-        if found.attach_type != wanted.attach_type {
-            return refuse("expected attach type", &found.attach_type.0, &wanted.attach_type.0);
-        }
-        if found.sleepable != wanted.sleepable {
-            return refuse("permission to sleep", &found.sleepable, &wanted.sleepable);
-        }
-        Ok(())
-    }
-}
 
 /// A program as an array sees it. Its code must stay executable until the `Arc` is dropped.
 pub trait Member: Send + Sync {
@@ -164,8 +124,8 @@ impl fmt::Debug for Retired {
 pub struct ProgArray {
     key: ArrayKey,
     max_entries: u32,
-    words: Bytes,
-    members: Mutex<BTreeMap<u32, Arc<dyn Member>>>,
+    /// By generation, ascending; the last is the current one. Never empty.
+    tables: Mutex<Vec<Arc<Table>>>,
     owner: OnceLock<Contract>,
     users: AtomicUsize,
 }
@@ -177,8 +137,7 @@ impl ProgArray {
         Ok(ProgArray {
             key: ArrayKey(NEXT.fetch_add(1, Ordering::Relaxed)),
             max_entries,
-            words: Bytes::zeroed(u64::from(max_entries) * 8)?,
-            members: Mutex::new(BTreeMap::new()),
+            tables: Mutex::new(vec![Arc::new(Table::new(0, max_entries)?)]),
             owner: OnceLock::new(),
             users: AtomicUsize::new(0),
         })
@@ -194,39 +153,61 @@ impl ProgArray {
         self.max_entries
     }
 
-    /// Address of the table of words, one u64 per slot, for generated code.
-    pub fn table_addr(&self) -> u64 {
-        self.words.addr()
+    fn tables(&self) -> MutexGuard<'_, Vec<Arc<Table>>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slots as they are now.
+    pub fn current(&self) -> Arc<Table> {
+        self.tables().last().cloned().expect("an array has a table")
+    }
+
+    /// The slots as a run of that generation has them.
+    pub fn table(&self, generation: u64) -> Arc<Table> {
+        let tables = self.tables();
+        let table = tables.iter().rev().find(|table| table.since() <= generation).or(tables.first());
+        table.cloned().expect("an array has a table")
     }
 
     /// The word of a slot: the tail entry of its program, 0 where it is empty or there is no such slot.
-    #[inline]
     pub fn word(&self, index: u32) -> u64 {
-        self.word_cell(index).map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    #[inline]
-    fn word_cell(&self, index: u32) -> Option<&AtomicU64> {
-        self.words.slice().atomic_u64(index as usize * 8)
-    }
-
-    fn members(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<dyn Member>>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current().word(index)
     }
 
     /// The program in a slot.
     pub fn get(&self, index: u32) -> Option<Arc<dyn Member>> {
-        self.members().get(&index).cloned()
+        self.current().get(index)
     }
 
     /// What a user's lookup answers: the program's number. `ENOENT` for an empty slot, and for one past the end.
     pub fn lookup(&self, index: u32) -> Result<u32, MapError> {
-        self.members().get(&index).map(|member| member.id()).ok_or(MapError::NotFound)
+        self.get(index).map(|member| member.id()).ok_or(MapError::NotFound)
     }
 
     /// The occupied slots, ascending, each with the program's number.
     pub fn entries(&self) -> Vec<(u32, u32)> {
-        self.members().iter().map(|(&index, member)| (index, member.id())).collect()
+        self.current().members().iter().map(|(&index, member)| (index, member.id())).collect()
+    }
+
+    // --- Generations ---
+
+    /// An empty table for generation `since`. The caller fills and [`publish`](Self::publish)es it.
+    pub fn next_table(&self, since: u64) -> Result<Arc<Table>, OutOfMemory> {
+        Ok(Arc::new(Table::new(since, self.max_entries)?))
+    }
+
+    /// Makes `table` the current one. Under the update lock; whoever runs an older generation keeps his.
+    pub fn publish(&self, table: Arc<Table>) {
+        debug_assert!(table.max_entries() == self.max_entries);
+        self.tables().push(table);
+    }
+
+    /// Takes out the tables that no generation from `oldest` on uses. Their programs may be dropped with them: the caller
+    /// has waited for the runs of the generations before.
+    pub fn forget_before(&self, oldest: u64) -> Vec<Arc<Table>> {
+        let mut tables = self.tables();
+        let keep = tables.iter().rposition(|table| table.since() <= oldest).unwrap_or(0);
+        tables.drain(..keep).collect()
     }
 
     // --- The contract ---
@@ -292,7 +273,7 @@ impl ProgArray {
     /// Empties slot `index`. `E2BIG` past the end, `ENOENT` when it is empty: then nothing is patched.
     pub fn clear_index(&self, index: u32, poke: &mut dyn Poke) -> Result<Retired, MapError> {
         self.check_index(index)?;
-        if !self.members().contains_key(&index) {
+        if self.get(index).is_none() {
             return Err(MapError::NotFound);
         }
         Ok(self.apply(vec![(index, None)], poke))
@@ -300,7 +281,7 @@ impl ProgArray {
 
     /// Empties every slot, in one update.
     pub fn clear_all(&self, poke: &mut dyn Poke) -> Retired {
-        let occupied = self.members().keys().map(|&index| (index, None)).collect();
+        let occupied = self.current().members().keys().map(|&index| (index, None)).collect();
         self.apply(occupied, poke)
     }
 
@@ -308,22 +289,13 @@ impl ProgArray {
     fn apply(&self, wanted: Vec<(u32, Option<Arc<dyn Member>>)>, poke: &mut dyn Poke) -> Retired {
         let mut retired = Vec::new();
         let mut changes = Vec::with_capacity(wanted.len());
-        let mut members = self.members();
+        let table = self.current();
         for (index, member) in wanted {
             let new = member.as_ref().map(|member| member.tail_entry());
-            debug_assert_ne!(new, Some(0), "a tail entry is never 0");
-            // The code behind a new word was core-synced when it was loaded; Release orders its data before the word.
-            if let Some(word) = self.word_cell(index) {
-                word.store(new.unwrap_or(0), Ordering::Release);
-            }
-            let old = match member {
-                Some(member) => members.insert(index, member),
-                None => members.remove(&index),
-            };
+            let old = table.put(index, member);
             changes.push(Change { index, old: old.as_ref().map(|member| member.tail_entry()), new });
             retired.extend(old);
         }
-        drop(members);
         poke.poke(self.key, &changes);
         Retired(retired)
     }
@@ -360,5 +332,4 @@ impl fmt::Debug for ProgArray {
 }
 
 #[cfg(test)]
-#[path = "prog_array_tests.rs"]
 mod tests;
