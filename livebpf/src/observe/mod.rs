@@ -1,10 +1,12 @@
-//! Looking at what runs: machine code as it is at this moment, and what its operands mean.
+//! Looking at what runs: machine code as it is at this moment, what its operands mean, and what profilers call it.
 //!
 //! Reads only. Nothing here is on the way of an update or of a run, and no update waits for it.
 
 mod listing;
+mod perf_map;
 
 pub use listing::{Function, Lead, Listing, Site, listing};
+pub use perf_map::PerfMap;
 
 use crate::run::Program;
 

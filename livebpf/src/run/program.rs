@@ -61,6 +61,14 @@ pub(crate) struct Native {
     pub(crate) code: Code,
 }
 
+impl Native {
+    /// Tells who wants to know where the functions of `program` lie. After publication.
+    pub(crate) fn announce(&self, id: u32, program: &Linked) {
+        let functions = program.subprogs.iter().zip(&self.code.frames);
+        self.image.announce(id, functions.map(|(f, at)| (f.name.as_str(), at.start..at.end)));
+    }
+}
+
 /// What executes the program.
 pub(crate) enum Body {
     /// The interpreter.

@@ -11,6 +11,7 @@ use crate::rcu::Domain;
 use crate::run::{self, Custom, Engine, HelperCall, Shared, TraceLog, Worker};
 use crate::text::CoreSync;
 use crate::text::patch::Patcher;
+use crate::text::symbols::SymbolSink;
 use crate::text::{Region, RegionOptions};
 
 /// A runtime: a set of programs and maps that can refer to each other, and the code memory they lie in.
@@ -45,6 +46,21 @@ pub struct RuntimeBuilder {
     code_bytes: u64,
     log: Box<dyn TraceLog>,
     custom: Vec<Custom>,
+    sinks: Vec<Box<dyn SymbolSink>>,
+    report_traps: bool,
+}
+
+/// What a runtime holds at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes of code memory.
+    pub code_bytes: u64,
+    /// Direct tail calls that are patched when their slot changes.
+    pub sites: usize,
+    /// Workers, each of which is a reader that a grace period may wait for.
+    pub workers: usize,
+    /// Pieces of work that wait for a grace period.
+    pub pending: u64,
 }
 
 /// Most grace periods between dropping a handle and the end of what hangs on it: a map's last handle empties its array, the
@@ -69,6 +85,8 @@ impl Default for RuntimeBuilder {
             code_bytes: RegionOptions::default().capacity,
             log: Box::new(LogCrate),
             custom: Vec::new(),
+            sinks: Vec::new(),
+            report_traps: false,
         }
     }
 }
@@ -106,6 +124,22 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Tells `sink` where each function's machine code lies, after it was published, and when it is gone. On a thread of
+    /// its own, which ends after the runtime: however slow or broken the sink is, no load, update or run waits for it.
+    /// [`crate::observe::PerfMap`] is one.
+    pub fn symbols(mut self, sink: impl SymbolSink + 'static) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// Installs a handler, for the process, of SIGTRAP, SIGSEGV, SIGBUS and SIGILL: when one of them is raised by an instruction in
+    /// this runtime's code, a report on standard error says in which program, or in whose freed memory; then the signal's default action
+    /// follows. Signals from elsewhere go to the handlers that were there before. Default: no.
+    pub fn report_traps(mut self, report: bool) -> Self {
+        self.report_traps = report;
+        self
+    }
+
     /// Makes the runtime.
     ///
     /// # Errors
@@ -136,6 +170,10 @@ impl RuntimeBuilder {
         let capacity = if engine == Engine::Interp { 64 << 10 } else { self.code_bytes };
         let near = Some(run::helpers::anchor());
         let region = Region::new(RegionOptions { capacity, near, reuse: sync.available() })?;
+        region.tell(self.sinks)?;
+        if self.report_traps {
+            region.report_traps()?;
+        }
         let domain = Domain::new(sync.clone())?;
         let patcher = Patcher::new(region.clone(), sync, domain.clone());
         let generations = run::Generations::new();
@@ -183,6 +221,22 @@ impl Runtime {
     /// Bytes of code memory in use.
     pub fn code_used(&self) -> u64 {
         self.shared.region.used()
+    }
+
+    /// What it holds at this moment: for leak tests, and to look at. Takes the update lock.
+    ///
+    /// # Errors
+    /// [`Error::Update`].
+    pub fn usage(&self) -> Result<Usage, Error> {
+        drop(self.shared.patcher.update()?);
+        let (domain, code_bytes) = (&self.shared.domain, self.code_used());
+        let (workers, pending) = (domain.readers(), domain.pending());
+        Ok(Usage { code_bytes, sites: self.shared.patcher.tracked(), workers, pending })
+    }
+
+    /// Returns when every symbol sink was told of everything that happened before. Waits for the sinks, however slow they are.
+    pub fn flush_symbols(&self) {
+        self.shared.region.flush_symbols();
     }
 
     /// A worker for one thread.

@@ -156,6 +156,9 @@ impl Runtime {
         let id = self.ids.next_program();
         let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
         shared.generations.publish(entry, address);
+        if let Body::Native(native) = loaded.body() {
+            native.announce(id, loaded.linked());
+        }
         Ok(Program { loaded })
     }
 

@@ -22,10 +22,12 @@ mod load;
 mod maps;
 mod unverified;
 
-pub use builder::{Runtime, RuntimeBuilder};
+pub use builder::{Runtime, RuntimeBuilder, Usage};
 pub use ebpf::Ebpf;
 pub use error::Error;
 pub use load::LoadOptions;
 pub use maps::{MapHandle, ProgramArray};
+
+pub use crate::text::symbols::{CodeSymbol, SymbolSink};
 
 pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};

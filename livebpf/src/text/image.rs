@@ -11,9 +11,11 @@
 //! it or on the way to it: nothing names it any more (slots, entries, sites), then a core sync, then a grace period.
 //! Its [`super::Tracking`] goes first.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use super::chunks::Chunk;
+use super::symbols::CodeSymbol;
 use super::{Region, TextError};
 use crate::jit::{Code, PokeSite, Reloc, RelocKind, Symbol};
 
@@ -29,6 +31,8 @@ pub struct Image {
     entry: u64,
     tail_entry: u64,
     sites: Vec<PokeSite>,
+    /// Names that somebody was told.
+    symbols: OnceLock<Arc<[CodeSymbol]>>,
 }
 
 impl Image {
@@ -53,6 +57,7 @@ impl Image {
             entry: base + u64::from(code.entry),
             tail_entry: base + u64::from(code.tail_entry),
             sites: code.sites.clone(),
+            symbols: OnceLock::new(),
         };
         let mut bytes = code.bytes.clone();
         for reloc in &code.relocs {
@@ -136,6 +141,22 @@ impl Image {
         &self.region
     }
 
+    /// Tells the symbol sinks, and the report of traps, whose code this is: program number and functions, the entry
+    /// function first, each with its range of code offsets. Once, after publication; dropping the image takes it back.
+    pub fn announce<'a>(&self, program: u32, functions: impl Iterator<Item = (&'a str, Range<u32>)>) {
+        if self.region.forked() || !self.region.has_listeners() {
+            return;
+        }
+        let symbol = |(name, at): (&str, Range<u32>)| {
+            let (address, len) = (self.base() + u64::from(at.start), at.end.saturating_sub(at.start));
+            CodeSymbol { program, name: name.to_owned(), address, len }
+        };
+        let symbols: Arc<[CodeSymbol]> = functions.map(symbol).collect();
+        if self.symbols.set(symbols.clone()).is_ok() {
+            self.region.announce(self.base(), u64::from(self.len), &symbols);
+        }
+    }
+
     /// Offset in the region.
     pub(super) fn offset(&self) -> u32 {
         self.chunk.at
@@ -156,6 +177,10 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
+        // Before the memory can be somebody else's.
+        if let Some(symbols) = self.symbols.get() {
+            self.region.withdraw(self.base(), symbols);
+        }
         self.region.give(self.chunk);
     }
 }

@@ -10,6 +10,8 @@
 //! * [`image`]: one program's machine code in place.
 //! * [`patch`]: the update lock, the tracked call sites, and the order of the stores (the argument is there).
 //! * [`sync`]: making every thread of the process execute a serialising instruction.
+//! * [`symbols`]: telling profilers and debuggers where code lies, on threads of their own.
+//! * [`trap`]: the report when a thread dies in generated code.
 //! * [`selftest`]: what a machine offers, and whether aligned stores to running code tear on it.
 //! * [`fork`]: noticing that this process is a child of the one that set things up.
 //!
@@ -26,7 +28,9 @@ pub mod patch;
 mod poison;
 pub mod region;
 pub mod selftest;
+pub mod symbols;
 pub mod sync;
+pub mod trap;
 
 pub use image::Image;
 pub use patch::{GracePeriod, Patcher, Tracking, UpdateError, UpdateGuard};
@@ -105,6 +109,12 @@ pub enum TextError {
     NoPatching {
         /// Why not.
         why: String,
+    },
+    /// The trap handler has a place for so many regions.
+    #[error("traps are reported for {limit} code regions already, there is no place for another one")]
+    TooManyWatched {
+        /// How many there can be.
+        limit: usize,
     },
     /// An update was not possible.
     #[error(transparent)]

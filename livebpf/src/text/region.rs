@@ -17,12 +17,14 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::TextError;
 use super::chunks::{Chunk, Chunks};
 use super::fork::ForkPage;
 use super::poison;
+use super::symbols::{CodeSymbol, Sinks, SymbolSink};
+use super::trap::Watch;
 
 const MIN_CAPACITY: u64 = 64 << 10;
 const MAX_CAPACITY: u64 = 1 << 30;
@@ -70,6 +72,8 @@ pub struct Region {
     fork: ForkPage,
     chunks: Mutex<State>,
     poison: u64,
+    sinks: OnceLock<Sinks>,
+    watch: OnceLock<Watch>,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,17 @@ impl Region {
         let state = State { chunks: Chunks::new(capacity), filled: 0, lost: 0 };
         let poison = code.addr();
         let fork = ForkPage::new()?;
-        let region = Region { code, data, capacity, reuse: options.reuse, fork, chunks: Mutex::new(state), poison };
+        let region = Region {
+            code,
+            data,
+            capacity,
+            reuse: options.reuse,
+            fork,
+            chunks: Mutex::new(state),
+            poison,
+            sinks: OnceLock::new(),
+            watch: OnceLock::new(),
+        };
         let stub = region.take(poison::STUB_LEN as u64)?;
         debug_assert_eq!(stub.at, 0, "the first chunk begins at the base");
         region.write(stub.at, &poison::stub());
@@ -138,6 +152,53 @@ impl Region {
     /// Whether this process is a child of the one that made the region: then there is nothing to run or to write.
     pub fn forked(&self) -> bool {
         self.fork.forked()
+    }
+
+    /// Tells `sinks` of the images that are announced from now on. Once, at the beginning.
+    pub fn tell(&self, sinks: Vec<Box<dyn SymbolSink>>) -> Result<(), TextError> {
+        let _ = self.sinks.set(Sinks::start(sinks)?);
+        Ok(())
+    }
+
+    /// Installs the handler of [`super::trap`], for traps in this region.
+    pub fn report_traps(&self) -> Result<(), TextError> {
+        let _ = self.watch.set(Watch::new(self.base(), self.capacity())?);
+        Ok(())
+    }
+
+    /// Returns when every symbol sink was told what happened before.
+    pub fn flush_symbols(&self) {
+        if let (Some(sinks), false) = (self.sinks.get(), self.forked()) {
+            sinks.flush();
+        }
+    }
+
+    /// Whether anybody wants to know what images are called.
+    pub(super) fn has_listeners(&self) -> bool {
+        self.watch.get().is_some() || self.sinks.get().is_some_and(|sinks| !sinks.is_empty())
+    }
+
+    /// An image's names are known.
+    pub(super) fn announce(&self, base: u64, len: u64, symbols: &Arc<[CodeSymbol]>) {
+        if let Some(watch) = self.watch.get() {
+            watch.placed(base, len, symbols.clone());
+        }
+        if let Some(sinks) = self.sinks.get() {
+            sinks.loaded(symbols);
+        }
+    }
+
+    /// An image with names goes.
+    pub(super) fn withdraw(&self, base: u64, symbols: &Arc<[CodeSymbol]>) {
+        if self.forked() {
+            return;
+        }
+        if let Some(watch) = self.watch.get() {
+            watch.freed(base);
+        }
+        if let Some(sinks) = self.sinks.get() {
+            sinks.unloaded(symbols);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -253,6 +314,8 @@ impl Drop for Region {
             // The views were not inherited: what lies there now is not ours to unmap.
             self.code.len = 0;
             self.data.len = 0;
+            // Their threads are not here, and their locks may be held by one that is not here either.
+            std::mem::forget((self.sinks.take(), self.watch.take()));
         }
     }
 }
