@@ -19,6 +19,7 @@ pub mod link;
 pub mod map;
 pub mod object;
 pub mod observe;
+mod primitive;
 pub mod rcu;
 pub mod run;
 pub mod runtime;

@@ -1,14 +1,13 @@
 //! The updater's side: waiting for readers, and work that waits for them. The argument is in [`super`].
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
 
 use super::reader::{Reader, Seen, Word, inside};
 use crate::map::prog_array::Retired;
+use crate::primitive::atomic::{AtomicBool, Ordering, fence};
+use crate::primitive::thread::{self, JoinHandle, ThreadId};
+use crate::primitive::{Condvar, Mutex, MutexGuard, Pause, contained};
 use crate::text::fork::ForkPage;
 use crate::text::patch::updating;
 use crate::text::{CoreSync, GracePeriod, TextError};
@@ -214,7 +213,7 @@ impl Shared {
 
     pub(super) fn register(&self, word: Arc<Word>) {
         lock(&self.words).push(word);
-        std::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     pub(super) fn unregister(&self, word: &Arc<Word>) {
@@ -278,7 +277,7 @@ impl Shared {
         let count = batch.len() as u64;
         self.wait_for_readers();
         for work in batch {
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            if !contained(work) {
                 log::error!("deferred work panicked");
             }
         }
@@ -311,21 +310,6 @@ impl fmt::Debug for Shared {
 impl fmt::Debug for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Domain").field("readers", &self.readers()).field("pending", &self.pending()).finish()
-    }
-}
-
-/// Pauses between polls: short at first, a millisecond at most.
-#[derive(Default)]
-struct Pause(u32);
-
-impl Pause {
-    fn rest(&mut self) {
-        match self.0 {
-            0..64 => std::hint::spin_loop(),
-            64..72 => thread::yield_now(),
-            n => thread::sleep(Duration::from_micros(10 << (n - 72).min(6)).min(Duration::from_millis(1))),
-        }
-        self.0 = (self.0 + 1).min(100);
     }
 }
 

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use super::domain::Shared;
+use crate::primitive::atomic::{AtomicU64, Ordering, compiler_fence};
+use crate::primitive::thread_local;
 
 const DEPTH: u64 = 0xffff;
 const SEQUENCE: u64 = DEPTH + 1;

@@ -6,7 +6,7 @@
 //!              Region                  the update lock ─ map::prog_array::Poke
 //! ```
 //!
-//! * [`region`]: one memory file, mapped twice; chunks of it; the poison stub.
+//! * [`view`]: one memory file, mapped twice. [`region`]: chunks of it; the poison stub.
 //! * [`image`]: one program's machine code in place.
 //! * [`patch`]: the update lock, the tracked call sites, and the order of the stores (the argument is there).
 //! * [`sync`]: making every thread of the process execute a serialising instruction.
@@ -27,10 +27,16 @@ pub mod image;
 pub mod patch;
 mod poison;
 pub mod region;
+#[cfg(not(loom))]
 pub mod selftest;
 pub mod symbols;
 pub mod sync;
 pub mod trap;
+#[cfg(not(loom))]
+mod view;
+#[cfg(loom)]
+#[path = "view_model.rs"]
+mod view;
 
 pub use image::Image;
 pub use patch::{GracePeriod, Patcher, Tracking, UpdateError, UpdateGuard};

@@ -13,7 +13,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::region::{View, memory_file, views};
+use super::view::Views;
 use super::{CoreSync, Region, RegionOptions, TextError};
 
 /// The two displacements, byte by byte from the lowest: every mixture is less than 16 MiB away.
@@ -56,9 +56,7 @@ impl Tearing {
 /// When `offset` is above 63.
 pub fn tearing(time: Duration, offset: u32) -> Result<Tearing, TextError> {
     assert!(offset < 64, "an offset in a line of 64 bytes");
-    let file = memory_file(LEN)?;
-    let (data, code) = views(&file, LEN as usize, None)?;
-    drop(file);
+    let memory = Views::new(LEN, None)?;
     let field = LINE + offset;
     for mixture in 0..16u32 {
         let byte = |i: usize| if mixture & 1 << i == 0 { FIRST[i] } else { SECOND[i] };
@@ -70,15 +68,15 @@ pub fn tearing(time: Duration, offset: u32) -> Result<Tearing, TextError> {
         };
         // mov eax, answer ; ret
         let [a, b, c, d] = answer.to_le_bytes();
-        write(&data, (field + 4).wrapping_add_signed(displacement), &[0xb8, a, b, c, d, 0xc3]);
+        memory.write((field + 4).wrapping_add_signed(displacement), &[0xb8, a, b, c, d, 0xc3]);
     }
-    write(&data, field - 1, &[0xe9, FIRST[0], FIRST[1], FIRST[2], FIRST[3]]);
+    memory.write(field - 1, &[0xe9, FIRST[0], FIRST[1], FIRST[2], FIRST[3]]);
     // Threads that are started from here on cannot have fetched any of it.
     let stop = AtomicBool::new(false);
     let runners = std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1));
     Ok(std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..runners).map(|_| scope.spawn(|| run(&code, field - 1, &stop))).collect();
-        let mut total = Tearing { stores: store(&data, field, time), ..Tearing::default() };
+        let handles: Vec<_> = (0..runners).map(|_| scope.spawn(|| run(&memory, field - 1, &stop))).collect();
+        let mut total = Tearing { stores: store(&memory, field, time), ..Tearing::default() };
         stop.store(true, Ordering::Relaxed);
         for seen in handles.into_iter().filter_map(|handle| handle.join().ok()) {
             total.first += seen.first;
@@ -89,17 +87,10 @@ pub fn tearing(time: Duration, offset: u32) -> Result<Tearing, TextError> {
     }))
 }
 
-fn write(data: &View, at: u32, bytes: &[u8]) {
-    assert!(at as usize + bytes.len() <= LEN as usize, "outside the memory");
-    // SAFETY: inside the writable view (just checked), before any thread executes it.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.at().add(at as usize), bytes.len()) };
-}
-
 /// Stores the two displacements in turn. Answers how often.
-fn store(data: &View, field: u32, time: Duration) -> u64 {
+fn store(memory: &Views, field: u32, time: Duration) -> u64 {
     let (end, mut stores) = (Instant::now() + time, 0);
-    // SAFETY: the field lies in the writable view, which outlives this call.
-    let at = unsafe { data.at().add(field as usize) };
+    let at = memory.data_at(field);
     while Instant::now() < end {
         for displacement in [SECOND, FIRST].map(u32::from_le_bytes).iter().cycle().take(2000) {
             // SAFETY: four bytes in the view; one instruction, because the field need not be aligned, which Rust's
@@ -114,9 +105,8 @@ fn store(data: &View, field: u32, time: Duration) -> u64 {
     stores
 }
 
-fn run(code: &View, jump: u32, stop: &AtomicBool) -> Tearing {
-    // SAFETY: the jump lies in the executable view, which outlives this call.
-    let address = unsafe { code.at().add(jump as usize) };
+fn run(memory: &Views, jump: u32, stop: &AtomicBool) -> Tearing {
+    let address = memory.code_at(jump);
     // SAFETY: code that follows the C ABI: a jump to `mov eax, answer ; ret`, wherever the jump leads.
     let function = unsafe { std::mem::transmute::<*mut u8, extern "C" fn() -> u32>(address) };
     let mut seen = Tearing::default();

@@ -14,8 +14,10 @@
 //! is false, code is not patched (slot mode), and readers pay for their own barrier.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use crate::primitive::Mutex;
+use crate::primitive::atomic::{AtomicU64, Ordering, fence};
 
 /// The core sync of one runtime.
 #[derive(Debug)]
@@ -25,9 +27,17 @@ pub struct CoreSync {
     leader: Mutex<()>,
 }
 
+#[cfg(not(loom))]
 fn membarrier(command: libc::c_int) -> libc::c_long {
     // SAFETY: membarrier takes two integers and touches no memory of ours.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+}
+
+/// In a model: see [`crate::primitive`].
+#[cfg(loom)]
+fn membarrier(command: libc::c_int) -> libc::c_long {
+    fence(Ordering::SeqCst);
+    if command == libc::MEMBARRIER_CMD_QUERY { libc::c_long::MAX } else { 0 }
 }
 
 impl CoreSync {
@@ -80,7 +90,7 @@ impl CoreSync {
     /// only a full memory barrier of the calling thread.
     pub fn core_sync(&self) {
         if self.refusal.is_some() {
-            std::sync::atomic::fence(Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             return;
         }
         // Read-modify-writes that add 0 are the full barriers that the argument above needs.

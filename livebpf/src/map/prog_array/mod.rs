@@ -28,17 +28,19 @@
 
 mod contract;
 mod table;
+mod words;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 pub use contract::{Contract, Execution};
 pub use table::Table;
 
 use super::MapError;
 use super::cell::OutOfMemory;
+use crate::primitive::{Mutex, MutexGuard};
 
 /// Identifies a program array for as long as the process lives; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::Member;
-use crate::map::cell::{Bytes, OutOfMemory};
+use super::words::Words;
+use crate::map::cell::OutOfMemory;
+use crate::primitive::atomic::{AtomicU64, Ordering};
+use crate::primitive::{Mutex, MutexGuard};
 
 /// What generated code reads when it knows the array by address only (the dynamic tail call).
 #[repr(C)]
@@ -22,7 +24,7 @@ struct Header {
 pub struct Table {
     header: Header,
     since: u64,
-    words: Bytes,
+    words: Words,
     members: Mutex<BTreeMap<u32, Arc<dyn Member>>>,
 }
 
@@ -33,7 +35,7 @@ impl Table {
     pub const MAX_ENTRIES_OFFSET: usize = std::mem::offset_of!(Header, max_entries);
 
     pub(super) fn new(since: u64, max_entries: u32) -> Result<Table, OutOfMemory> {
-        let words = Bytes::zeroed(u64::from(max_entries) * 8)?;
+        let words = Words::new(max_entries)?;
         let header = Header { slots: words.addr(), max_entries, map_type: crate::object::MapType::PROG_ARRAY.0 };
         Ok(Table { header, since, words, members: Mutex::default() })
     }
@@ -72,7 +74,7 @@ impl Table {
 
     #[inline]
     fn word_cell(&self, index: u32) -> Option<&AtomicU64> {
-        self.words.slice().atomic_u64(index as usize * 8)
+        self.words.get(index)
     }
 
     pub(super) fn members(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<dyn Member>>> {

@@ -11,4 +11,8 @@ pub struct Faults {
     pub no_core_sync: bool,
     /// Loading fixes its sites up by what the slots held before the lock was taken.
     pub stale_fix_up: bool,
+    /// Updates patch sites that are not stable.
+    pub stable_ignored: bool,
+    /// The deferred half of a delete poisons whatever the slot's sites are doing.
+    pub poison_without_generation: bool,
 }

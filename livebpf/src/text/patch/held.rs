@@ -1,7 +1,9 @@
 //! The mark of a thread that is in an update: a signal handler of that thread is refused instead of waiting for it.
 
 use std::cell::Cell;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::primitive::{Mutex, MutexGuard, thread_local};
 
 thread_local! {
     /// Update locks that this thread holds. Its address is the thread's token.

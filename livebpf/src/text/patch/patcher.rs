@@ -1,14 +1,15 @@
 //! The update lock of a runtime, the sites it guards, and how images come under it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use super::held::{Held, lock, token};
 use super::site::{Key, Site};
 use super::{Faults, GracePeriod, Tracking, UpdateGuard, updating};
 use crate::link::MapId;
 use crate::map::prog_array::{ArrayKey, ProgArray};
+use crate::primitive::Mutex;
+use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::text::image::displacement;
 use crate::text::{CoreSync, Image, Region, TextError};
 
@@ -161,9 +162,10 @@ impl Patcher {
         let Ok(mut guard) = self.update() else { return };
         let UpdateGuard { patcher, state, .. } = &mut guard;
         patcher.bury(state);
+        let any = state.faults.poison_without_generation;
         for &index in indexes {
             for site in state.sites.get_mut(&(array, index)).into_iter().flatten() {
-                if site.draining == Some(generation) {
+                if site.draining == Some(generation) || any {
                     site.draining = None;
                     site.lead(&patcher.region, patcher.region.poison());
                 }

@@ -1,12 +1,11 @@
 //! The update lock, held: the transitions of [`super`], step by step.
 
-use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
-
 use super::held::Held;
 use super::patcher::{Patcher, State};
 use super::site::Site;
 use crate::map::prog_array::{ArrayKey, Change, Poke, ProgArray};
+use crate::primitive::MutexGuard;
+use crate::primitive::atomic::Ordering;
 use crate::text::Region;
 use crate::text::image::displacement;
 
@@ -27,10 +26,11 @@ impl UpdateGuard<'_> {
         step: impl Fn(&mut Site, &Region, &Change) -> bool,
     ) -> bool {
         let region = &self.patcher.region;
+        let unstable_too = self.state.faults.stable_ignored;
         let mut stored = false;
         for change in changes {
             for site in self.state.sites.get_mut(&(array, change.index)).into_iter().flatten() {
-                stored |= site.stable && step(site, region, change);
+                stored |= (site.stable || unstable_too) && step(site, region, change);
             }
         }
         stored
