@@ -6,6 +6,7 @@
 //! ```text
 //! .options slots near bmi2 movbe     how to compile (default: none of them)
 //! .map NAME TYPE KEY VALUE ENTRIES   the program's maps, in order
+//! .missed MAP...                     maps whose missed calls are counted, by number
 //! .func PC                           a further function begins here
 //! .stack BYTES...                    stack depth by function
 //! .fact PC direct MAP INDEX          what verification is taken to have found out; MAP by number
@@ -83,6 +84,7 @@ fn parse(case: &Case) -> (Options, Verified) {
                 let n = |i| number(words.get(i));
                 maps.push(Arc::new(MapDef::new(words[1], map_type, n(3), n(4), n(5))));
             }
+            Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
             Some(&".stack") => stacks = words[1..].iter().map(|w| number(Some(w))).collect(),
             Some(&".fact") => facts_said.push(words[1..].to_vec()),
@@ -196,6 +198,7 @@ fn notes(code: &Code, at: u32, len: u32) -> String {
             Symbol::Map(map) => format!("map {}", map.0),
             Symbol::MapData(map, off) => format!("map {} value + {off}", map.0),
             Symbol::SlotTable(map) => format!("slots of map {}", map.0),
+            Symbol::Missed(map) => format!("missed calls of map {}", map.0),
             Symbol::Poison => "poison".to_owned(),
             Symbol::Here(offset) => format!("here + {offset:#x}"),
         };
@@ -256,6 +259,7 @@ fn every_emit_function_has_its_file() {
         "emit_address",
         "emit_alu_imm",
         "emit_const",
+        "emit_missed_outside",
         "emit_epilogue",
         "emit_pop_callee_regs",
         "emit_return_zero",

@@ -52,6 +52,8 @@ const FORMS: [Form; 4] = [Form::Patched, Form::Slot, Form::Indirect, Form::Dynam
 struct Array {
     header: Box<(Cell<u64>, Cell<u32>, Cell<u32>)>,
     table: Box<[Cell<u64>]>,
+    /// Missed calls: past the end, nothing, then empty and limit of each slot.
+    missed: Box<[Cell<u64>]>,
 }
 
 /// Placed code of one program with one array.
@@ -64,6 +66,9 @@ struct Loaded {
 
 impl Loaded {
     fn new(program: Program, form: Form) -> Loaded {
+        Loaded::counting(program, form, false)
+    }
+    fn counting(program: Program, form: Form, counts: bool) -> Loaded {
         let verified = Verified::without_proof(program).expect("well-formed");
         let mut facts = verified.facts().clone();
         let change = |fact: &mut Option<TailCall>| {
@@ -77,20 +82,38 @@ impl Loaded {
         facts.insns.iter_mut().for_each(|f| change(&mut f.tail_call));
         let verified = Verified::with_facts(verified.program().clone(), facts);
         let tail_calls = if form == Form::Slot { TailCalls::Slots } else { TailCalls::Patched };
-        let code = jit::compile(&verified, &Options { tail_calls, ..options(cpus()[0]) }).expect("compiles");
+        let count_missed = if counts { vec![MapId(0)] } else { Vec::new() };
+        let options = Options { tail_calls, count_missed, ..options(cpus()[0]) };
+        let code = jit::compile(&verified, &options).expect("compiles");
+        let missed: Box<[Cell<u64>]> = (0..2 + 2 * SLOTS).map(|_| Cell::new(0)).collect();
         let table: Box<[Cell<u64>]> = (0..SLOTS).map(|_| Cell::new(0)).collect();
         let header = Box::new((Cell::new(table.as_ptr() as u64), Cell::new(SLOTS), Cell::new(3)));
-        let array = Array { header, table };
+        let array = Array { header, table, missed };
         let mut exec = Exec::new();
         // The poison: what is reached there fails the test by its result.
         let poison = exec.entry(0, 0) as *const () as u64;
         let base = exec.place(&code, |symbol| match symbol {
             Symbol::Map(MapId(0)) => &raw const *array.header as u64,
             Symbol::SlotTable(MapId(0)) => array.table.as_ptr() as u64,
+            Symbol::Missed(MapId(0)) => array.missed[2..].as_ptr() as u64,
             Symbol::Poison => poison,
             other => panic!("{other:?}"),
         });
         Loaded { code, base, array, exec }
+    }
+    /// The same where the call at `pc` is said to be of another form; it counts.
+    fn with_fact(program: Program, pc: Pc, form: TailCall) -> Loaded {
+        let mut loaded = Loaded::counting(program.clone(), Form::Patched, true);
+        let verified = Verified::without_proof(program).expect("well-formed");
+        let mut facts = verified.facts().clone();
+        facts.insns[pc.index()].tail_call = Some(form);
+        let verified = Verified::with_facts(verified.program().clone(), facts);
+        let options = Options { count_missed: vec![MapId(0)], ..options(cpus()[0]) };
+        loaded.code = jit::compile(&verified, &options).expect("compiles");
+        let (header, missed) = (&raw const *loaded.array.header as u64, loaded.array.missed[2..].as_ptr() as u64);
+        let resolve = |symbol| if symbol == Symbol::Missed(MapId(0)) { missed } else { header };
+        loaded.base = loaded.exec.place(&loaded.code, resolve);
+        loaded
     }
     /// Puts the program itself into a slot: the table, the targets, the bypasses.
     fn insert_self(&mut self, index: u32) {
@@ -101,6 +124,13 @@ impl Loaded {
             self.exec.patch(target + 1, tail_entry.wrapping_sub(target + 5) as i32);
             self.exec.patch(bypass + 1, 0);
         }
+    }
+    /// Missed calls counted since the last time: past the end, and of one slot the two kinds; none of any other.
+    fn missed(&mut self, index: u32) -> (u64, u64, u64) {
+        let counts: Vec<u64> = self.array.missed.iter().map(Cell::take).collect();
+        let (empty, limit) = (counts[2 + 2 * index as usize], counts[3 + 2 * index as usize]);
+        assert_eq!(counts.iter().sum::<u64>(), counts[0] + empty + limit, "{counts:?}");
+        (counts[0], empty, limit)
     }
     /// Runs it on a block of words with a count of `count` to begin with.
     fn run(&mut self, words: &mut [u64], count: u32) -> u64 {
@@ -176,6 +206,98 @@ fn from_a_subprogram() {
         loaded.insert_self(2);
         let mut words = [0];
         assert_eq!((loaded.run(&mut words, 0), words[0]), (9, 34), "{form:?}");
+    }
+}
+
+/// A miss is counted by its reason, the limit before the slot; a call that succeeds counts nowhere.
+#[test]
+fn missed_calls_are_counted() {
+    for form in FORMS {
+        let mut loaded = Loaded::counting(looping(), form, true);
+        let run = |loaded: &mut Loaded, count| {
+            let mut words = [0];
+            let result = loaded.run(&mut words, count);
+            assert_eq!(result, 154 + words[0], "{form:?} from {count}");
+            (words[0], loaded.missed(2))
+        };
+        assert_eq!(run(&mut loaded, 0), (1, (0, 1, 0)), "{form:?}: the slot is empty");
+        assert_eq!(run(&mut loaded, 33), (1, (0, 0, 1)), "{form:?}: and the limit is reached");
+        loaded.insert_self(2);
+        assert_eq!(run(&mut loaded, 0), (34, (0, 0, 1)), "{form:?}");
+        assert_eq!(run(&mut loaded, 33), (1, (0, 0, 1)), "{form:?}");
+    }
+}
+
+/// Indices as above; also one that is known to be past the end.
+#[test]
+fn missed_calls_are_counted_by_index() {
+    let unknown = "r3 = *(u64 *)(r1 + 0)
+        r0 = 1000
+        r2 = map[idx:0]
+        call 12
+        exit";
+    let known = "r3 = 5
+        r0 = 1000
+        r2 = map[idx:0]
+        call 12
+        exit";
+    let program = |listing| with_array(text::assemble(listing).expect("assembles"), SLOTS);
+    for form in [Form::Indirect, Form::Dynamic] {
+        let mut loaded = Loaded::counting(program(unknown), Form::Patched, true);
+        if form == Form::Dynamic {
+            loaded = Loaded::with_fact(program(unknown), Pc(4), TailCall::Dynamic);
+        }
+        for (index, slot, count, missed) in [
+            (0, 0, 0, (0, 1, 0)),
+            (4, 4, 0, (0, 1, 0)),
+            (4, 4, 33, (0, 0, 1)),
+            (1 << 32 | 3, 3, 0, (0, 1, 0)),
+            (5, 0, 0, (1, 0, 0)),
+            (u64::MAX, 0, 33, (1, 0, 0)),
+        ] {
+            assert_eq!(loaded.run(&mut [index], count), 1000, "{form:?} {index:#x}");
+            assert_eq!(loaded.missed(slot), missed, "{form:?} {index:#x} from {count}");
+        }
+    }
+    for form in [Form::Patched, Form::Slot] {
+        let mut loaded = Loaded::counting(program(known), form, true);
+        for count in [0, 33] {
+            assert_eq!(loaded.run(&mut [0], count), 1000, "{form:?}");
+            assert_eq!(loaded.missed(0), (1, 0, 0), "{form:?} from {count}");
+        }
+    }
+}
+
+/// Removes the counting code: what is left of a site is what it is without, but for the distances of its jumps.
+#[test]
+fn counting_leaves_the_way_of_a_successful_call_alone() {
+    for form in FORMS {
+        let [plain, counting] = [false, true].map(|counts| Loaded::counting(looping(), form, counts).code);
+        assert!(counting.bytes.len() >= plain.bytes.len() + 29, "{form:?}");
+        let way = |code: &Code| {
+            let start = code.lines.iter().find(|(_, pc)| *pc == Pc(9)).expect("the call").0 as usize;
+            let site = &code.bytes[start..];
+            // Until the way of a successful call has left the program.
+            let mut open = true;
+            let insns = Decoder::new(64, site, DecoderOptions::NONE).into_iter();
+            let until = insns.take_while(|insn| {
+                let go_on = open;
+                let at = (start as u64 + insn.ip()) as u32;
+                let leaves =
+                    insn.flow_control() == FlowControl::IndirectBranch || code.sites.iter().any(|s| s.target == at);
+                open &= !leaves;
+                go_on
+            });
+            let mut bytes = Vec::new();
+            for insn in until {
+                let insn_bytes = &site[insn.ip() as usize..insn.next_ip() as usize];
+                let opcode = if insn.is_jmp_short_or_near() || insn.is_jcc_short_or_near() { 1 } else { insn.len() };
+                bytes.push((insn.len(), insn_bytes[..opcode].to_vec()));
+            }
+            bytes
+        };
+        assert!(way(&plain).len() >= 7, "{form:?}: {:02x?}", way(&plain));
+        assert_eq!(way(&plain), way(&counting), "{form:?}");
     }
 }
 

@@ -6,7 +6,7 @@ mod scenario;
 use livebpf::runtime::Engine;
 use scenario::bare::Bare;
 use scenario::format::{Scenario, Step, read_all};
-use scenario::live::Live;
+use scenario::live::{Choice, Live};
 use scenario::play::play;
 use scenario::refusal::wrong_decisions;
 
@@ -33,7 +33,11 @@ fn play_all(load_and_play: impl Fn(&Scenario, &std::path::Path) -> Result<usize,
 #[test]
 fn all_scenarios_are_there() {
     let names: Vec<String> = read_all().into_iter().map(|scenario| scenario.name).collect();
-    let wanted = (1..=17).chain(30..=38).map(|n| format!("T{n}")).chain((1..=13).map(|n| format!("A{n}")));
+    let wanted = (1..=17)
+        .chain(30..=38)
+        .map(|n| format!("T{n}"))
+        .chain((1..=13).map(|n| format!("A{n}")))
+        .chain((1..=6).map(|n| format!("M{n}")));
     for name in wanted {
         assert!(names.contains(&name), "{name} is missing");
     }
@@ -61,6 +65,13 @@ fn wrong_numbers_are_noticed() {
         }
     });
     assert_eq!(text, "T5 on tailcall_3.o, step 3: count is 33 instead of 34");
+    let text = fails("M1", 1, &|step| {
+        if let Step::Missed { limit, .. } = step {
+            *limit = 1;
+        }
+    });
+    let found = "slot 7 of jmp_table missed 100 calls because it was empty and 0 by the limit instead of 100 and 1";
+    assert_eq!(text, format!("M1 on accounting.o, step 2: {found}"));
     let text = fails("T3", 0, &|step| {
         if let Step::Clear { error, .. } = step {
             *error = None;
@@ -84,8 +95,9 @@ fn verifier_decides_as_the_kernel() {
     assert!(wrong.is_empty(), "{} wrong decisions:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn play_in(engine: Engine) {
-    play_all(|scenario, object| play(scenario, object, &mut Live::load(engine, scenario, object)?));
+fn play_in(choice: impl Into<Choice>) {
+    let choice = choice.into();
+    play_all(|scenario, object| play(scenario, object, &mut Live::load(choice, scenario, object)?));
 }
 
 #[test]
@@ -101,4 +113,20 @@ fn patched_jumps() {
 #[test]
 fn jumps_through_slots() {
     play_in(Engine::Slot);
+}
+
+#[test]
+fn jumps_through_slots_by_choice() {
+    play_in(Choice { slots: true, ..Engine::Jit.into() });
+}
+
+/// Counting changes nothing but what is counted.
+#[test]
+fn patched_jumps_that_count() {
+    play_in(Choice { count_missed: true, ..Engine::Jit.into() });
+}
+
+#[test]
+fn jumps_through_slots_that_count() {
+    play_in(Choice { count_missed: true, ..Engine::Slot.into() });
 }

@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::{Executable, MAX_TAIL_CALLS};
 use crate::helper::{Arg, Proto, id};
 use crate::map::Map;
+use crate::map::prog_array::missed::Miss;
 use crate::object::MapType;
 
 /// Most bytes that one helper argument may span (the kernel's `BPF_MAX_VAR_SIZ`).
@@ -35,12 +36,21 @@ impl Machine<'_> {
         }
         let map = self.exe.map_at(array).filter(|map| map.map_type() == MapType::PROG_ARRAY);
         let map = map.ok_or_else(|| bad(2, "not a program array of this program"))?;
-        if index >= map.max_entries() || self.tail_calls >= MAX_TAIL_CALLS {
-            return Ok(Next::Follow);
+        let target = match index {
+            _ if index >= map.max_entries() => Err(Miss::Outside),
+            _ if self.tail_calls >= MAX_TAIL_CALLS => Err(Miss::Limit),
+            _ => self.host.tail_target(map, index).ok_or(Miss::Empty),
+        };
+        match target {
+            Ok(target) => {
+                self.tail_calls += 1;
+                self.replace(target)
+            }
+            Err(why) => {
+                self.exe.missed(map, index, why);
+                Ok(Next::Follow)
+            }
         }
-        let Some(target) = self.host.tail_target(map, index) else { return Ok(Next::Follow) };
-        self.tail_calls += 1;
-        self.replace(target)
     }
 }
 

@@ -22,9 +22,10 @@ use std::sync::Arc;
 
 use crate::context::{Context, ContextDesc, describe_kind};
 use crate::helper::Proto;
-use crate::link::Program;
+use crate::link::{MapId, Program};
 use crate::map::Map;
 use crate::map::cell::Slice;
+use crate::map::prog_array::missed::Miss;
 use crate::verify::Verified;
 
 /// Tail calls that succeed in one outermost invocation.
@@ -41,18 +42,33 @@ pub struct Executable {
     pub verified: Arc<Verified>,
     /// Its maps, in the order of `Program::maps`.
     pub maps: Vec<Arc<Map>>,
+    /// The program arrays among them whose missed calls it counts, where they have counters.
+    pub counted: Vec<MapId>,
 }
 
 impl Executable {
     /// Binds a program to its maps, in the order of `Program::maps`. A missing map faults when it is used.
     pub fn new(verified: Arc<Verified>, maps: Vec<Arc<Map>>) -> Arc<Executable> {
-        Arc::new(Executable { verified, maps })
+        Executable::counting(verified, maps, Vec::new())
+    }
+    /// The same for a program that counts the calls it misses through the program arrays `counted`.
+    pub fn counting(verified: Arc<Verified>, maps: Vec<Arc<Map>>, counted: Vec<MapId>) -> Arc<Executable> {
+        Arc::new(Executable { verified, maps, counted })
     }
     fn program(&self) -> &Program {
         self.verified.program()
     }
     fn context_desc(&self) -> Option<&'static ContextDesc> {
         describe_kind(&self.program().kind).map(|desc| desc.context)
+    }
+    /// Counts a missed tail call through `map`, where this program does that.
+    fn missed(&self, map: &Map, index: u32, why: Miss) {
+        let is_counted = |id: &MapId| self.maps.get(id.0 as usize).is_some_and(|m| std::ptr::eq(&raw const **m, map));
+        if self.counted.iter().any(is_counted)
+            && let Some(counters) = map.prog_array().and_then(|array| array.counters())
+        {
+            counters.count(index, why);
+        }
     }
     /// The map whose object is at `addr`.
     fn map_at(&self, addr: u64) -> Option<&Arc<Map>> {

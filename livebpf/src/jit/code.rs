@@ -71,6 +71,9 @@ pub enum Symbol {
     MapData(MapId, u32),
     /// A program array's table of `tail_entry` words.
     SlotTable(MapId),
+    /// A program array's counters of missed calls: those of slot 0, of 16 bytes each as `{ empty: u64, limit: u64 }`. The
+    /// word 16 bytes before them counts the calls with an index past the end.
+    Missed(MapId),
     /// The stub that a target jump leads to while it must never run.
     Poison,
     /// A byte of this same image.
@@ -88,7 +91,8 @@ pub struct PokeSite {
     pub pc: Pc,
     /// Offset of the bypass's E9.
     pub bypass: u32,
-    /// What the bypass's rel32 is while closed; 0 while open.
+    /// What the bypass's rel32 is while closed: it leads past the site, or to the code that counts the missed call; 0 while
+    /// open.
     pub skip: i32,
     /// Offset of the target's E9.
     pub target: u32,

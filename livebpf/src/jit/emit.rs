@@ -31,7 +31,8 @@ pub(super) struct Site {
     pub pc: Pc,
     pub bypass: Pos,
     pub target: Pos,
-    pub out: Label,
+    /// Where the closed bypass leads.
+    pub closed: Label,
 }
 
 /// State of one compilation.
@@ -217,7 +218,8 @@ impl<'a> Emitter<'a> {
             CallKind::TailCall(TailCall::Direct { map, index }) => {
                 let max_entries = self.map(pc, map.0.into())?.1.max_entries;
                 if index >= max_entries {
-                    // It fails always: no code.
+                    // It fails always: no code, unless that is counted.
+                    self.emit_missed_outside(map);
                 } else if self.options.patches(map) {
                     self.emit_bpf_tail_call_direct(pc, map, index);
                 } else {
@@ -285,8 +287,8 @@ impl<'a> Emitter<'a> {
 impl Site {
     fn place(&self, laid: &Laid) -> PokeSite {
         let bypass = laid.offset(self.bypass);
-        let out = laid.label(self.out).unwrap_or(bypass + 5);
-        let skip = out.wrapping_sub(bypass + 5) as i32;
+        let closed = laid.label(self.closed).unwrap_or(bypass + 5);
+        let skip = closed.wrapping_sub(bypass + 5) as i32;
         PokeSite { map: self.map, index: self.index, pc: self.pc, bypass, skip, target: laid.offset(self.target) }
     }
 }

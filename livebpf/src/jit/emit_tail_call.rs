@@ -2,9 +2,13 @@
 //!
 //! All forms fail in the same three cases (index, count, empty slot) and then have changed nothing but r9 to r11 and
 //! the flags: R0 to R5 never hold a native address that the program did not have before.
+//!
+//! Where misses are counted, `out` below is the code of `emit_missed`, which stands behind the site's last jump and ends at
+//! `out`; the site itself stays byte for byte what it is, but for the distances of the jumps that leave it.
 
 use super::code::{RelocKind, Symbol};
 use super::emit::{Emitter, Site, gpr};
+use super::emit_missed::Index;
 use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Size};
 use crate::insn::{Pc, Reg};
 use crate::link::MapId;
@@ -34,16 +38,16 @@ impl Emitter<'_> {
     /// out:
     /// ```
     pub(super) fn emit_bpf_tail_call_direct(&mut self, pc: Pc, map: MapId, index: u32) {
-        let out = self.asm.new_label();
-        self.emit_count_check(out);
+        let missed = self.missed(Some(map));
+        self.emit_count_check(missed.limit);
         self.asm.align(4, 3);
-        let bypass = self.asm.jmp_rel32(out);
+        let bypass = self.asm.jmp_rel32(missed.empty);
         self.emit_unwind();
         self.asm.align(4, 3);
         let target = self.asm.jmp_outside();
         self.reloc(target.plus(1), RelocKind::Rel32, Symbol::Poison);
-        self.asm.bind(out);
-        self.site(Site { map, index, pc, bypass, target, out });
+        self.site(Site { map, index, pc, bypass, target, closed: missed.empty });
+        self.emit_missed(missed, Index::Known(index));
     }
 
     /// Map and index known, through the slot table.
@@ -56,8 +60,8 @@ impl Emitter<'_> {
     ///          ... as with an unknown index ...
     /// ```
     pub(super) fn emit_bpf_tail_call_slot(&mut self, map: MapId, index: u32) {
-        let out = self.asm.new_label();
-        self.emit_count_check(out);
+        let missed = self.missed(Some(map));
+        self.emit_count_check(missed.limit);
         self.emit_slot_table(Gpr::R10, map);
         match i32::try_from(u64::from(index) * 8) {
             Ok(disp) => self.asm.mov_rm(Size::Q, Gpr::R10, Mem::new(Gpr::R10, disp)),
@@ -66,7 +70,8 @@ impl Emitter<'_> {
                 self.asm.mov_rm(Size::Q, Gpr::R10, Mem::indexed(Gpr::R10, Gpr::R11, Scale::X8));
             }
         }
-        self.emit_jump_to_slot(out);
+        self.emit_jump_to_slot(missed.empty);
+        self.emit_missed(missed, Index::Known(index));
     }
 
     /// Map known, index in R3.
@@ -91,19 +96,20 @@ impl Emitter<'_> {
     /// out:
     /// ```
     pub(super) fn emit_bpf_tail_call_indirect(&mut self, map: MapId, max_entries: u32) {
-        let out = self.asm.new_label();
+        let missed = self.missed(Some(map));
         self.asm.mov_rr(Size::D, Gpr::R11, gpr(Reg::R3));
         self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R11, max_entries as i32);
-        self.asm.jcc(Cc::Ae, out);
+        self.asm.jcc(Cc::Ae, missed.outside);
         if max_entries.is_power_of_two() {
             self.asm.alu_ri(Alu::And, Size::D, Gpr::R11, (max_entries - 1) as i32);
         } else {
             self.emit_clamp();
         }
-        self.emit_count_check(out);
+        self.emit_count_check(missed.limit);
         self.emit_slot_table(Gpr::R10, map);
         self.asm.mov_rm(Size::Q, Gpr::R10, Mem::indexed(Gpr::R10, Gpr::R11, Scale::X8));
-        self.emit_jump_to_slot(out);
+        self.emit_jump_to_slot(missed.empty);
+        self.emit_missed(missed, Index::Clamped);
     }
 
     /// Map in R2, index in R3.
@@ -121,16 +127,17 @@ impl Emitter<'_> {
     ///          ... as above ...
     /// ```
     pub(super) fn emit_bpf_tail_call_dynamic(&mut self) {
-        let out = self.asm.new_label();
+        let missed = self.missed(None);
         let map = gpr(Reg::R2);
         self.asm.mov_rr(Size::D, Gpr::R11, gpr(Reg::R3));
         self.asm.alu_rm(Alu::Cmp, Size::D, Gpr::R11, Mem::new(map, MAP_MAX_ENTRIES));
-        self.asm.jcc(Cc::Ae, out);
+        self.asm.jcc(Cc::Ae, missed.outside);
         self.emit_clamp();
-        self.emit_count_check(out);
+        self.emit_count_check(missed.limit);
         self.asm.mov_rm(Size::Q, Gpr::R10, Mem::new(map, MAP_SLOTS));
         self.asm.mov_rm(Size::Q, Gpr::R10, Mem::indexed(Gpr::R10, Gpr::R11, Scale::X8));
-        self.emit_jump_to_slot(out);
+        self.emit_jump_to_slot(missed.empty);
+        self.emit_missed(missed, Index::Clamped);
     }
 
     /// `sbb r9d, r9d ; and r11d, r9d`, after `cmp r11d, limit`
@@ -139,10 +146,10 @@ impl Emitter<'_> {
         self.asm.alu_rr(Alu::And, Size::D, Gpr::R11, Gpr::R9);
     }
 
-    /// `cmp r12d, 33 ; jae out`
-    fn emit_count_check(&mut self, out: Label) {
+    /// `cmp r12d, 33 ; jae limit`
+    fn emit_count_check(&mut self, limit: Label) {
         self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R12, MAX_TAIL_CALL_CNT);
-        self.asm.jcc(Cc::Ae, out);
+        self.asm.jcc(Cc::Ae, limit);
     }
 
     /// Counts, and takes this function's frame away except for rbp: what a tail entry expects.
@@ -155,13 +162,12 @@ impl Emitter<'_> {
     }
 
     /// Jumps to the tail entry in r10; 0 is an empty slot.
-    fn emit_jump_to_slot(&mut self, out: Label) {
+    fn emit_jump_to_slot(&mut self, empty: Label) {
         self.asm.test_rr(Size::Q, Gpr::R10, Gpr::R10);
-        self.asm.jcc(Cc::E, out);
+        self.asm.jcc(Cc::E, empty);
         self.emit_unwind();
         self.asm.jmp_r(Gpr::R10);
         // Stops straight-line speculation behind the jump.
         self.asm.int3();
-        self.asm.bind(out);
     }
 }

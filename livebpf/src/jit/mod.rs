@@ -14,6 +14,7 @@ mod emit_call;
 mod emit_div;
 mod emit_jmp;
 mod emit_mem;
+mod emit_missed;
 mod emit_packet;
 mod emit_prologue;
 mod emit_tail_call;

@@ -10,6 +10,9 @@ pub struct Options {
     pub tail_calls: TailCalls,
     /// Maps whose direct tail calls go through the slot table although `tail_calls` is [`TailCalls::Patched`].
     pub slot_maps: Vec<MapId>,
+    /// Program arrays whose missed tail calls are counted (see [`Symbol::Missed`](super::Symbol::Missed)). What a
+    /// successful call executes is the same with and without.
+    pub count_missed: Vec<MapId>,
     /// Helpers lie within 2 GiB of the code: call them by `call rel32`, else through a register.
     pub helpers_near: bool,
     /// What the CPU offers.
@@ -20,6 +23,10 @@ impl Options {
     /// Whether direct tail calls through `map` are patched jumps.
     pub(crate) fn patches(&self, map: MapId) -> bool {
         self.tail_calls == TailCalls::Patched && !self.slot_maps.contains(&map)
+    }
+    /// Whether missed tail calls through `map` are counted.
+    pub(crate) fn counts(&self, map: MapId) -> bool {
+        self.count_missed.contains(&map)
     }
 }
 

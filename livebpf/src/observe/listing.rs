@@ -143,6 +143,7 @@ fn name(loaded: &Loaded, symbol: Symbol) -> Option<String> {
         Symbol::Map(id) => format!("map {}", map(id)),
         Symbol::MapData(id, off) => data(loaded, id, off),
         Symbol::SlotTable(id) => format!("slots of {}", map(id)),
+        Symbol::Missed(id) => format!("missed calls of {}", map(id)),
         Symbol::Poison => "poison stub".to_owned(),
         Symbol::Here(_) => return None,
     })

@@ -8,7 +8,9 @@ mod perf_map;
 pub use listing::{Function, Lead, Listing, Site, listing};
 pub use perf_map::PerfMap;
 
-use crate::run::Program;
+use crate::jit::TailCalls;
+use crate::link::MapId;
+use crate::run::{Body, Engine, Program};
 
 /// Numbers of the maps that a program uses, in the order in which it refers to them.
 pub fn map_ids(program: &Program) -> Vec<u32> {
@@ -18,7 +20,31 @@ pub fn map_ids(program: &Program) -> Vec<u32> {
 /// Bytes of machine code; `None` for a program that is interpreted.
 pub fn jited_bytes(program: &Program) -> Option<usize> {
     match program.loaded.body() {
-        crate::run::Body::Interp => None,
-        crate::run::Body::Native(native) => Some(native.image.len()),
+        Body::Interp => None,
+        Body::Native(native) => Some(native.image.len()),
     }
+}
+
+/// How a program's tail calls are executed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TailCallMode {
+    /// What executes the program.
+    pub engine: Engine,
+    /// Numbers of the program arrays whose slots are read at every call although the engine patches jumps, by the load's
+    /// choice.
+    pub slots: Vec<u32>,
+    /// Numbers of the program arrays whose missed calls the program counts.
+    pub counted: Vec<u32>,
+}
+
+/// How a program's tail calls are executed: by engine, and by what its load chose for each array.
+pub fn tail_call_mode(program: &Program) -> TailCallMode {
+    let loaded = &program.loaded;
+    let numbers =
+        |maps: &[MapId]| maps.iter().filter_map(|id| loaded.maps().get(id.0 as usize)).map(|m| m.id()).collect();
+    let slots = match loaded.body() {
+        Body::Native(native) if native.options.tail_calls == TailCalls::Patched => numbers(&native.options.slot_maps),
+        Body::Native(_) | Body::Interp => Vec::new(),
+    };
+    TailCallMode { engine: loaded.shared.engine, slots, counted: numbers(&loaded.executable().counted) }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::generation::EntryId;
 use super::shared::Shared;
 use crate::interp::Executable;
-use crate::jit::Code;
+use crate::jit::{self, Code};
 use crate::link::Program as Linked;
 use crate::map::Map;
 use crate::map::prog_array::{Contract, Member};
@@ -59,6 +59,8 @@ pub(crate) struct Native {
     pub(crate) image: Image,
     /// What the code generator produced: sites, frames, line table.
     pub(crate) code: Code,
+    /// What it was asked for.
+    pub(crate) options: jit::Options,
 }
 
 impl Native {

@@ -68,6 +68,10 @@ pub trait TraceLog: Send + Sync {
 pub(crate) struct Shared {
     /// How programs are executed.
     pub(crate) engine: Engine,
+    /// Why running code cannot be patched, where it was asked for and that made the engine [`Engine::Slot`].
+    pub(crate) no_patching: Option<String>,
+    /// Whether loads count missed tail calls, where they do not say otherwise.
+    pub(crate) count_missed: bool,
     /// How many CPU numbers workers can have.
     pub(crate) cpus: u32,
     /// Where code lies; small for the interpreter, which has none.

@@ -44,6 +44,7 @@ pub struct RuntimeBuilder {
     engine: Engine,
     cpus: u32,
     code_bytes: u64,
+    count_missed: bool,
     log: Box<dyn TraceLog>,
     custom: Vec<Custom>,
     sinks: Vec<Box<dyn SymbolSink>>,
@@ -83,6 +84,7 @@ impl Default for RuntimeBuilder {
             engine: Engine::Jit,
             cpus,
             code_bytes: RegionOptions::default().capacity,
+            count_missed: false,
             log: Box::new(LogCrate),
             custom: Vec::new(),
             sinks: Vec::new(),
@@ -108,6 +110,16 @@ impl RuntimeBuilder {
     /// Bytes of address space for machine code; memory is used as it fills. Default: 256 MiB, at most 1 GiB.
     pub fn code_bytes(mut self, bytes: u64) -> Self {
         self.code_bytes = bytes;
+        self
+    }
+
+    /// Whether programs count the tail calls that they miss, for [`ProgramArray::missed`](super::ProgramArray::missed); a
+    /// load can decide otherwise for one array ([`LoadOptions::count_missed`](super::LoadOptions::count_missed)). Default: no.
+    ///
+    /// What a call that succeeds executes is the same either way. It is off because the others pay: a miss takes a locked
+    /// addition to a shared word instead of a jump, and every tail call has 30 to 50 bytes more code.
+    pub fn count_missed(mut self, count: bool) -> Self {
+        self.count_missed = count;
         self
     }
 
@@ -160,13 +172,11 @@ impl RuntimeBuilder {
             custom.insert(id, Box::new(helper));
         }
         let sync = CoreSync::detect();
-        let engine = match (self.engine, sync.refusal()) {
-            (Engine::Jit, Some(why)) => {
-                log::warn!(target: "livebpf", "running code cannot be patched here ({why}): tail calls go through their slots");
-                Engine::Slot
-            }
-            (engine, _) => engine,
-        };
+        let no_patching = sync.refusal().filter(|_| self.engine == Engine::Jit).map(str::to_owned);
+        if let Some(why) = &no_patching {
+            log::warn!(target: "livebpf", "running code cannot be patched here ({why}): tail calls go through their slots");
+        }
+        let engine = if no_patching.is_some() { Engine::Slot } else { self.engine };
         let capacity = if engine == Engine::Interp { 64 << 10 } else { self.code_bytes };
         let near = Some(run::helpers::anchor());
         let region = Region::new(RegionOptions { capacity, near, reuse: sync.available() })?;
@@ -180,6 +190,8 @@ impl RuntimeBuilder {
         generations.need_stack(run::STACK_NEED);
         let shared = Shared {
             engine,
+            no_patching,
+            count_missed: self.count_missed,
             cpus: self.cpus,
             region,
             patcher,
@@ -211,6 +223,13 @@ impl Runtime {
     /// How programs are executed: what was asked for, or [`Engine::Slot`] where patching is not available.
     pub fn engine(&self) -> Engine {
         self.shared.engine
+    }
+
+    /// Why running code cannot be patched here, where [`Engine::Jit`] was asked for and [`Runtime::engine`] is
+    /// [`Engine::Slot`] for that reason: the system refuses the barrier that patching needs. Every tail call then reads
+    /// its slot; results are the same.
+    pub fn no_patching(&self) -> Option<&str> {
+        self.shared.no_patching.as_deref()
     }
 
     /// How many workers there can be at once.

@@ -1,6 +1,6 @@
 //! Loading: link, verify, compile, place and publish the programs of an object, all or none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::builder::Runtime;
@@ -12,7 +12,7 @@ use crate::jit::{self, Symbol};
 use crate::link::{self, MapId, Program as Linked};
 use crate::map::prog_array::{Contract, Retired};
 use crate::map::{Map, MapError};
-use crate::object::{MapDef, MapInit, Object, ProgType, ProgramKind};
+use crate::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
 use crate::run::{self, Body, Engine, Loaded, Native, Program, Shared};
 use crate::text::{Image, UpdateError};
 use crate::verify::{self, Rejection, Verified};
@@ -24,6 +24,8 @@ pub struct LoadOptions {
     prog_type: Option<ProgType>,
     maps: BTreeMap<String, MapHandle>,
     globals: BTreeMap<String, Vec<u8>>,
+    slots: BTreeSet<String>,
+    count_missed: BTreeMap<String, bool>,
 }
 
 impl LoadOptions {
@@ -49,6 +51,38 @@ impl LoadOptions {
     pub fn global(mut self, name: &str, value: &[u8]) -> Self {
         self.globals.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// Tail calls through the program array `array` read its slots instead of being jumps that are patched: an update of
+    /// the array then costs the same however many calls there are, and each call about a nanosecond more. For arrays that
+    /// change all the time.
+    pub fn slots(mut self, array: &str) -> Self {
+        self.slots.insert(array.to_owned());
+        self
+    }
+
+    /// Whether the programs count the tail calls that they miss through the program array `array`, whatever the runtime's
+    /// default is: see [`RuntimeBuilder::count_missed`](super::RuntimeBuilder::count_missed).
+    pub fn count_missed(mut self, array: &str, count: bool) -> Self {
+        self.count_missed.insert(array.to_owned(), count);
+        self
+    }
+
+    /// Refuses choices about arrays that are not there.
+    fn check_arrays(&self, defs: &[Arc<MapDef>]) -> Result<(), Error> {
+        for name in self.slots.iter().chain(self.count_missed.keys()) {
+            match defs.iter().find(|def| def.name == *name).map(|def| def.map_type) {
+                Some(MapType::PROG_ARRAY) => {}
+                Some(other) => {
+                    return Err(Error::Options(format!("map {name} is of type {other}, wanted prog_array")));
+                }
+                None => {
+                    let known = list(defs.iter().map(|def| def.name.as_str()));
+                    return Err(Error::Unknown { kind: "map", name: name.clone(), known });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -85,26 +119,28 @@ impl Runtime {
         self.load_linked_with(programs, &LoadOptions::default())
     }
 
-    /// The same with existing maps: of the options, [`LoadOptions::reuse_map`] is heeded.
+    /// The same with options: of them, [`LoadOptions::reuse_map`], [`LoadOptions::slots`] and [`LoadOptions::count_missed`] are
+    /// heeded.
     ///
     /// # Errors
     /// As [`load_linked`](Self::load_linked).
     pub fn load_linked_with(&self, programs: Vec<Linked>, options: &LoadOptions) -> Result<Ebpf, Error> {
-        self.load_programs(programs, &options.maps, &verified)
+        self.load_programs(programs, options, &verified)
     }
 
     pub(super) fn load_object(&self, object: &Object, options: &LoadOptions, prove: Prove<'_>) -> Result<Ebpf, Error> {
         self.check_process()?;
         let defs = with_globals(object, &options.globals)?;
         let programs = link_programs(object, options, &defs)?;
+        options.check_arrays(&defs)?;
         let maps = self.make_maps(&defs, &options.maps, &programs)?;
-        self.load_parts(programs, maps, prove)
+        self.load_parts(programs, maps, options, prove)
     }
 
     pub(super) fn load_programs(
         &self,
         programs: Vec<Linked>,
-        reuse: &BTreeMap<String, MapHandle>,
+        options: &LoadOptions,
         prove: Prove<'_>,
     ) -> Result<Ebpf, Error> {
         self.check_process()?;
@@ -119,8 +155,9 @@ impl Runtime {
                 None => defs.push(def.clone()),
             }
         }
-        let maps = self.make_maps(&defs, reuse, &programs)?;
-        self.load_parts(programs, maps, prove)
+        options.check_arrays(&defs)?;
+        let maps = self.make_maps(&defs, &options.maps, &programs)?;
+        self.load_parts(programs, maps, options, prove)
     }
 
     /// Code memory is not inherited by a fork's child.
@@ -128,13 +165,20 @@ impl Runtime {
         if self.shared.domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
     }
 
-    fn load_parts(&self, linked: Vec<Linked>, maps: Vec<ObjectMap>, prove: Prove<'_>) -> Result<Ebpf, Error> {
+    fn load_parts(
+        &self,
+        linked: Vec<Linked>,
+        maps: Vec<ObjectMap>,
+        options: &LoadOptions,
+        prove: Prove<'_>,
+    ) -> Result<Ebpf, Error> {
         let mut programs = Vec::with_capacity(linked.len());
         for mut program in linked {
             let (name, bound) = (program.name.clone(), bind(&mut program, &maps)?);
             let verified =
                 prove(&self.shared, program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
-            programs.push(self.install(verified, bound)?);
+            let options = self.jit_options(verified.program(), options);
+            programs.push(self.install(verified, bound, options)?);
         }
         let ebpf = Ebpf { programs, maps };
         self.join_arrays(&ebpf)?;
@@ -142,17 +186,23 @@ impl Runtime {
     }
 
     /// Makes a program that can be run and put into slots.
-    fn install(&self, verified: Verified, maps: Vec<Arc<Map>>) -> Result<Program, Error> {
+    fn install(&self, verified: Verified, maps: Vec<Arc<Map>>, options: jit::Options) -> Result<Program, Error> {
         let shared = &self.shared;
         let contract = Contract { kind: verified.program().kind, execution: shared.engine.execution() };
         let arrays = || maps.iter().filter_map(|m| m.prog_array().map(|a| (m, a)));
         for (map, array) in arrays() {
             array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
         }
+        for map in options.count_missed.iter().filter_map(|id| maps.get(id.0 as usize)) {
+            if let Some(Err(e)) = map.prog_array().map(|array| array.count_missed()) {
+                return Err(map_error(map.def(), MapError::NoMemory(e.to_string().into())));
+            }
+        }
+        let counted = options.count_missed.clone();
         let entry = shared.generations.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
-        let compiled = self.compile(&verified, &maps);
+        let compiled = self.compile(&verified, &maps, options);
         let (body, address) = compiled.inspect_err(|_| shared.generations.release(entry))?;
-        let executable = Executable::new(Arc::new(verified), maps.clone());
+        let executable = Executable::counting(Arc::new(verified), maps.clone(), counted);
         let id = self.ids.next_program();
         let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
         shared.generations.publish(entry, address);
@@ -194,21 +244,33 @@ impl Runtime {
         result
     }
 
-    /// Compiles and places; returns what executes the program and the address of its entry.
-    fn compile(&self, verified: &Verified, maps: &[Arc<Map>]) -> Result<(Body, u64), Error> {
+    /// How `program` is compiled, by the runtime's choices and those of the load; the interpreter heeds `count_missed`.
+    fn jit_options(&self, program: &Linked, load: &LoadOptions) -> jit::Options {
         let shared = &self.shared;
-        let tail_calls = match shared.engine {
-            Engine::Interp => return Ok((Body::Interp, 0)),
-            Engine::Slot => jit::TailCalls::Slots,
-            Engine::Jit => jit::TailCalls::Patched,
+        let arrays = |chosen: &dyn Fn(&str) -> bool| {
+            let maps = (0..).map(MapId).zip(&program.maps);
+            let arrays = maps.filter(|(_, def)| def.map_type == MapType::PROG_ARRAY && chosen(&def.name));
+            arrays.map(|(id, _)| id).collect()
         };
         let custom_shim = run::custom_shim as *const () as u64;
-        let options = jit::Options {
-            tail_calls,
-            slot_maps: Vec::new(),
+        jit::Options {
+            tail_calls: match shared.engine {
+                Engine::Interp | Engine::Slot => jit::TailCalls::Slots,
+                Engine::Jit => jit::TailCalls::Patched,
+            },
+            slot_maps: arrays(&|name| load.slots.contains(name)),
+            count_missed: arrays(&|name| load.count_missed.get(name).copied().unwrap_or(shared.count_missed)),
             helpers_near: run::helpers::all_near(&shared.region, custom_shim),
             cpu: cpu_features(),
-        };
+        }
+    }
+
+    /// Compiles and places; returns what executes the program and the address of its entry.
+    fn compile(&self, verified: &Verified, maps: &[Arc<Map>], options: jit::Options) -> Result<(Body, u64), Error> {
+        let shared = &self.shared;
+        if shared.engine == Engine::Interp {
+            return Ok((Body::Interp, 0));
+        }
         let code = jit::compile(verified, &options)
             .map_err(|source| Error::Jit { program: verified.program().name.clone(), source })?;
         let image = Image::place(&shared.region, &code, &|symbol| resolve(shared, maps, symbol))?;
@@ -216,7 +278,7 @@ impl Runtime {
         let tracking = shared.patcher.load(&image, &array)?;
         shared.generations.need_stack(run::stack_need(&code));
         let address = image.entry();
-        Ok((Body::Native(Box::new(Native { _tracking: tracking, image, code })), address))
+        Ok((Body::Native(Box::new(Native { _tracking: tracking, image, code, options })), address))
     }
 
     fn make_maps(
@@ -377,6 +439,7 @@ fn resolve(shared: &Shared, maps: &[Arc<Map>], symbol: Symbol) -> Option<u64> {
         }),
         Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
         Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.current().words_addr()),
+        Symbol::Missed(id) => map(id)?.prog_array()?.counters().map(|c| c.addr()),
         Symbol::Poison | Symbol::Here(_) => None,
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::Error;
+use crate::map::prog_array::missed::{Counters, Missed};
 use crate::map::prog_array::{Poke, ProgArray, Retired};
 use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapType};
@@ -251,6 +252,35 @@ impl ProgramArray {
     pub fn program_id(&self, index: u32) -> Result<u32, Error> {
         let bytes = self.handle.read(&index.to_le_bytes())?;
         Ok(u32::from_le_bytes(bytes.try_into().expect("a program array's value has 4 bytes")))
+    }
+
+    /// Tail calls through slot `index` that were missed so far, as far as they are counted. May be read at any time, from any
+    /// thread; takes no lock.
+    ///
+    /// Calls count where they are made by programs that were loaded to count them: see
+    /// [`RuntimeBuilder::count_missed`](super::RuntimeBuilder::count_missed) and [`LoadOptions::count_missed`](super::LoadOptions::count_missed).
+    pub fn missed(&self, index: u32) -> Missed {
+        self.array().counters().map_or_else(Missed::default, |counters| counters.slot(index))
+    }
+
+    /// The slots that missed any, ascending.
+    pub fn missed_slots(&self) -> Vec<(u32, Missed)> {
+        self.array().counters().map_or_else(Vec::new, |counters| counters.slots().collect())
+    }
+
+    /// The sum over all slots.
+    pub fn missed_total(&self) -> Missed {
+        self.array().counters().map_or_else(Missed::default, Counters::total)
+    }
+
+    /// Tail calls that were missed because their index is past the end, and which no slot counts.
+    pub fn missed_outside(&self) -> u64 {
+        self.array().counters().map_or(0, Counters::outside)
+    }
+
+    /// Whether any program was loaded to count the calls that it misses through this array.
+    pub fn counts_missed(&self) -> bool {
+        self.array().counters().is_some()
     }
 
     /// Compares the machine code of every direct tail call with what it should be, and those through this array with their

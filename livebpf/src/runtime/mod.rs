@@ -28,6 +28,6 @@ pub use error::Error;
 pub use load::LoadOptions;
 pub use maps::{MapHandle, ProgramArray};
 
-pub use crate::text::symbols::{CodeSymbol, SymbolSink};
-
+pub use crate::map::prog_array::missed::Missed;
 pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};
+pub use crate::text::symbols::{CodeSymbol, SymbolSink};

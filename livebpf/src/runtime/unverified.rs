@@ -1,8 +1,6 @@
 //! The one door for programs without a proof.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
-
 use super::builder::Runtime;
 use super::ebpf::Ebpf;
 use super::error::Error;
@@ -38,6 +36,6 @@ impl Runtime {
     /// # Errors
     /// As [`load_linked`](Self::load_linked).
     pub unsafe fn load_linked_unverified(&self, programs: Vec<Linked>) -> Result<Ebpf, Error> {
-        self.load_programs(programs, &BTreeMap::new(), UNPROVEN)
+        self.load_programs(programs, &LoadOptions::default(), UNPROVEN)
     }
 }

@@ -22,7 +22,13 @@ pub fn cpus() -> Vec<CpuFeatures> {
 
 /// Options for the given features.
 pub fn options(cpu: CpuFeatures) -> Options {
-    Options { tail_calls: TailCalls::Patched, slot_maps: Vec::new(), helpers_near: false, cpu }
+    Options {
+        tail_calls: TailCalls::Patched,
+        slot_maps: Vec::new(),
+        count_missed: Vec::new(),
+        helpers_near: false,
+        cpu,
+    }
 }
 
 /// A program without maps, of one function.

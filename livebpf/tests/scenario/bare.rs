@@ -9,7 +9,9 @@ use std::sync::Arc;
 use livebpf::context::Context;
 use livebpf::helper::{Proto, Table};
 use livebpf::interp::{self, Executable, FaultKind, Host};
+use livebpf::link::MapId;
 use livebpf::map::Map;
+use livebpf::map::prog_array::missed::Counters;
 use livebpf::object::{DataSymbol, MapInit, Object};
 use livebpf::run::helpers::native;
 
@@ -45,6 +47,9 @@ impl Bare {
         };
         for (id, def) in object.maps().iter().enumerate() {
             let map = Map::create(def.clone(), id as u32 + 1, 2).map_err(|error| error.to_string())?;
+            if let Some(array) = map.prog_array() {
+                array.count_missed().map_err(|error| error.to_string())?;
+            }
             if let MapInit::Programs(programs) = &def.init {
                 bare.slots.insert(def.name.clone(), programs.iter().cloned().collect());
             }
@@ -52,9 +57,10 @@ impl Bare {
         }
         for (name, program) in object.link_all() {
             let program = program.map_err(|error| format!("{name}: {error}"))?;
-            let maps = program.maps.iter().filter_map(|def| bare.maps.get(&def.name).cloned()).collect();
+            let maps: Vec<_> = program.maps.iter().filter_map(|def| bare.maps.get(&def.name).cloned()).collect();
+            let counted = (0..maps.len() as u32).map(MapId).collect();
             let verified = interp::unproven(program).map_err(|error| format!("{name}: {error}"))?;
-            bare.programs.insert(name, Executable::new(Arc::new(verified), maps));
+            bare.programs.insert(name, Executable::counting(Arc::new(verified), maps, counted));
         }
         Ok(bare)
     }
@@ -70,6 +76,13 @@ impl Bare {
     fn variable(&self, name: &str) -> Result<(&Arc<Map>, DataSymbol), String> {
         let found = self.maps.values().find_map(|map| Some((map, map.def().symbol(name)?.clone())));
         found.ok_or_else(|| format!("no variable {name}"))
+    }
+
+    fn counters(&self, array: &str) -> Result<&Counters, String> {
+        self.map(array)?
+            .prog_array()
+            .and_then(|array| array.counters())
+            .ok_or_else(|| format!("{array} has no counters"))
     }
 
     fn one_thread(&self, program: &Arc<Executable>, packet: &[u8], times: u32) -> Result<Vec<u32>, String> {
@@ -152,6 +165,12 @@ impl Bench for Bare {
             keys.push(key);
         }
         Ok(keys)
+    }
+    fn missed(&self, array: &str, index: u32) -> Result<(u64, u64), String> {
+        self.counters(array).map(|counters| counters.slot(index)).map(|missed| (missed.empty, missed.limit))
+    }
+    fn missed_outside(&self, array: &str) -> Result<u64, String> {
+        self.counters(array).map(Counters::outside)
     }
     fn read(&self, variable: &str) -> Result<Vec<u8>, String> {
         let (map, symbol) = self.variable(variable)?;

@@ -49,6 +49,10 @@ pub enum Step {
     NotAddress { name: String },
     /// Write a global variable.
     SetVar { name: String, value: u64 },
+    /// So many tail calls through a slot were missed since the object was loaded: because it was empty, and by the limit.
+    Missed { array: String, index: u32, empty: u64, limit: u64 },
+    /// So many tail calls through an array were missed because their index is past the end.
+    MissedOutside { array: String, value: u64 },
     /// The verifier refuses the program and says this.
     Refuse { program: String, message: String },
 }
@@ -153,6 +157,11 @@ fn step(value: Value) -> Result<Step, String> {
         }
     } else if let Some(name) = fields.take("setvar") {
         Step::SetVar { name: text(name)?, value: fields.number("value")? }
+    } else if let Some(place) = fields.take("missed") {
+        let (array, index, _) = slot(place)?;
+        Step::Missed { array, index, empty: fields.number("empty")?, limit: fields.number("limit")? }
+    } else if let Some(array) = fields.take("missed_outside") {
+        Step::MissedOutside { array: text(array)?, value: fields.number("value")? }
     } else if let Some(program) = fields.take("refuse") {
         fields.ignore(&["kernel_message"]);
         Step::Refuse { program: text(program)?, message: fields.text("message")? }

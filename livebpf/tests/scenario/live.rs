@@ -7,14 +7,41 @@ use std::sync::{Arc, OnceLock};
 
 use livebpf::context::Context;
 use livebpf::helper::{Arg, Proto, Ret};
-use livebpf::object::Object;
-use livebpf::runtime::{Ebpf, Engine, Error, LoadOptions, MapHandle, Program, ProgramArray, Runtime};
+use livebpf::object::{MapType, Object};
+use livebpf::runtime::{Ebpf, Engine, Error, LoadOptions, MapHandle, Program, ProgramArray, Runtime, RuntimeBuilder};
 
-use super::format::{CustomHelper, Scenario};
+use super::format::{CustomHelper, Scenario, Step};
 use super::play::Bench;
 
 /// The engines of a runtime.
 pub const ENGINES: [Engine; 3] = [Engine::Interp, Engine::Jit, Engine::Slot];
+
+/// How a scenario's programs are compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Who executes them.
+    pub engine: Engine,
+    /// Missed tail calls are counted, also where the scenario does not ask for it.
+    pub count_missed: bool,
+    /// Tail calls through every array read its slots, by the load's choice and not the engine's.
+    pub slots: bool,
+}
+
+impl From<Engine> for Choice {
+    fn from(engine: Engine) -> Choice {
+        Choice { engine, count_missed: false, slots: false }
+    }
+}
+
+impl Choice {
+    fn builder(self) -> RuntimeBuilder {
+        Runtime::builder().engine(self.engine).count_missed(self.count_missed).cpus(8)
+    }
+    fn options(self, object: &Object) -> LoadOptions {
+        let arrays = object.maps().iter().filter(|def| self.slots && def.map_type == MapType::PROG_ARRAY);
+        arrays.fold(LoadOptions::default(), |options, def| options.slots(&def.name))
+    }
+}
 
 /// One object in a runtime of its own.
 pub struct Live {
@@ -27,32 +54,36 @@ type Target = Arc<OnceLock<Program>>;
 
 impl Live {
     /// Loads the object of a scenario.
-    pub fn load(engine: Engine, scenario: &Scenario, path: &Path) -> Result<Live, String> {
+    pub fn load(choice: impl Into<Choice>, scenario: &Scenario, path: &Path) -> Result<Live, String> {
+        let mut choice = choice.into();
+        let asks = |step: &Step| matches!(step, Step::Missed { .. } | Step::MissedOutside { .. });
+        choice.count_missed |= scenario.steps.iter().any(asks);
         if scenario.unverified {
-            return Live::unverified(engine, path);
+            return Live::unverified(choice, path);
         }
-        Live::with_helpers(engine, path, &scenario.helpers, &scenario.packet)
+        Live::with_helpers(choice, path, &scenario.helpers, &scenario.packet)
     }
 
     /// Loads an object through the unsafe door.
-    fn unverified(engine: Engine, path: &Path) -> Result<Live, String> {
+    fn unverified(choice: Choice, path: &Path) -> Result<Live, String> {
         let object = Object::parse(&std::fs::read(path).map_err(text)?).map_err(text)?;
-        let runtime = Runtime::builder().engine(engine).cpus(8).build().map_err(text)?;
+        let runtime = choice.builder().build().map_err(text)?;
         // SAFETY: the programs of result_register.bpf.c end, and touch their own global variables only.
-        let ebpf = unsafe { runtime.load_unverified(&object, &LoadOptions::default()) }.map_err(text)?;
+        let ebpf = unsafe { runtime.load_unverified(&object, &choice.options(&object)) }.map_err(text)?;
         Ok(Live { runtime, ebpf })
     }
 
     /// Loads an object; custom helpers run their programs on `packet`.
     pub fn with_helpers(
-        engine: Engine,
+        choice: impl Into<Choice>,
         path: &Path,
         custom: &BTreeMap<u32, CustomHelper>,
         packet: &[u8],
     ) -> Result<Live, String> {
         let bytes = std::fs::read(path).map_err(text)?;
         let object = Object::parse(&bytes).map_err(text)?;
-        let mut builder = Runtime::builder().engine(engine).cpus(8);
+        let choice = choice.into();
+        let mut builder = choice.builder();
         let mut targets: Vec<(&str, Target)> = Vec::new();
         for (id, helper) in custom {
             let target = Target::default();
@@ -74,7 +105,7 @@ impl Live {
             });
         }
         let runtime = builder.build().map_err(text)?;
-        let ebpf = runtime.load(&object).map_err(text)?;
+        let ebpf = runtime.load_with(&object, &choice.options(&object)).map_err(text)?;
         for (name, target) in targets {
             let program = ebpf.program(name).ok_or_else(|| format!("no program {name}"))?;
             target.set(program.clone()).map_err(|_| "a helper's program is set twice")?;
@@ -151,6 +182,13 @@ impl Bench for Live {
     }
     fn keys(&self, map: &str) -> Result<Vec<Vec<u8>>, String> {
         self.map(map)?.keys().map_err(text)
+    }
+    fn missed(&self, array: &str, index: u32) -> Result<(u64, u64), String> {
+        let missed = self.array(array)?.missed(index);
+        Ok((missed.empty, missed.limit))
+    }
+    fn missed_outside(&self, array: &str) -> Result<u64, String> {
+        self.array(array).map(|array| array.missed_outside())
     }
     fn read(&self, variable: &str) -> Result<Vec<u8>, String> {
         self.ebpf.global(variable).map_err(text)

@@ -20,6 +20,10 @@ pub trait Bench {
     fn update(&mut self, map: &str, key: &[u8], value: &[u8]) -> Result<(), String>;
     /// All keys of a map.
     fn keys(&self, map: &str) -> Result<Vec<Vec<u8>>, String>;
+    /// Tail calls through a slot that were missed: because it was empty, and by the limit.
+    fn missed(&self, array: &str, index: u32) -> Result<(u64, u64), String>;
+    /// Tail calls that were missed because the index is past the end.
+    fn missed_outside(&self, array: &str) -> Result<u64, String>;
     /// The bytes of a global variable.
     fn read(&self, variable: &str) -> Result<Vec<u8>, String>;
     /// Writes them.
@@ -81,6 +85,17 @@ fn play_step(scenario: &Scenario, step: &Step, bench: &mut dyn Bench) -> Result<
             bench.write(name, &bytes)?;
             Ok(0)
         }
+        Step::Missed { array, index, empty, limit } => match bench.missed(array, *index)? {
+            found if found == (*empty, *limit) => Ok(1),
+            (e, l) => {
+                let found = format!("missed {e} calls because it was empty and {l} by the limit");
+                Err(format!("slot {index} of {array} {found} instead of {empty} and {limit}"))
+            }
+        },
+        Step::MissedOutside { array, value } => match bench.missed_outside(array)? {
+            found if found == *value => Ok(1),
+            found => Err(format!("{array} missed {found} calls past its end instead of {value}")),
+        },
         Step::Refuse { .. } => Err("a refusal in a scenario that is loaded".to_owned()),
     }
 }

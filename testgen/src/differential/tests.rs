@@ -142,6 +142,7 @@ fn every_patchable_field_is_aligned() {
                 let options = jit::Options {
                     tail_calls: TailCalls::Patched,
                     slot_maps: Vec::new(),
+                    count_missed: Vec::new(),
                     helpers_near: bits & 1 != 0,
                     cpu: CpuFeatures { bmi2: bits & 2 != 0, movbe: bits & 4 != 0 },
                 };

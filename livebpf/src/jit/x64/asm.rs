@@ -314,6 +314,12 @@ impl Asm {
     pub fn lock_alu_mr(&mut self, op: Alu, size: Size, mem: Mem, src: Gpr) {
         self.locked(size, Op::One((op as u8) << 3 | 1), src, mem);
     }
+    /// `lock inc [mem]`
+    pub fn lock_inc_m(&mut self, size: Size, mem: Mem) {
+        let (op, reg, byte) = (sized(0xff, size), RegField::Ext(0), size == Size::B);
+        let parts = Parts { lock: true, size, op, reg, rm: mem.into(), byte_reg: false, byte_rm: byte, imm: Imm::None };
+        self.layout.put_insn(&parts.encode());
+    }
     /// `lock xadd [mem], src`
     pub fn lock_xadd(&mut self, size: Size, mem: Mem, src: Gpr) {
         self.locked(size, Op::Two(0xc1), src, mem);

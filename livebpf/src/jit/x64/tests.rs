@@ -225,6 +225,7 @@ fn memory() {
             check(|s| s.lea(size, r, m), &format!("lea {reg},{}", mem_text("", m).trim_start()));
             check(|s| s.lock_alu_mr(Alu::Add, size, m, r), &format!("lock add {mem},{reg}"));
             check(|s| s.lock_xadd(size, m, r), &format!("lock xadd {mem},{reg}"));
+            check(|s| s.lock_inc_m(size, m), &format!("lock inc {mem}"));
             check(|s| s.lock_cmpxchg(size, m, r), &format!("lock cmpxchg {mem},{reg}"));
             check(|s| s.xchg_mr(size, m, r), &format!("xchg {reg},{mem}"));
             for from in [Size::B, Size::W] {

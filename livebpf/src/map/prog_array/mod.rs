@@ -19,6 +19,8 @@
 //! [`ProgArray::publish`]); the runs of older generations keep theirs until they are over. Single changes go to the youngest
 //! table only.
 //!
+//! *Missed calls* are counted per array, not per table ([`missed`]): a slot's counters go on through its generations.
+//!
 //! *Guarantees.* The first program that uses the array, by loading or by being inserted, fixes the [`Contract`] for as
 //! long as the array lives; a program with another one is refused. A refused operation has changed nothing. Errors
 //! and their order are the kernel's (kernel/bpf/arraymap.c). When the last user handle goes, [`ProgArray::clear_unused`]
@@ -27,6 +29,7 @@
 //! *Never.* No member is dropped while a lock is held, and nothing here waits.
 
 mod contract;
+pub mod missed;
 mod table;
 mod words;
 
@@ -41,6 +44,7 @@ pub use table::Table;
 use super::MapError;
 use super::cell::OutOfMemory;
 use crate::primitive::{Mutex, MutexGuard};
+use missed::Counters;
 
 /// Identifies a program array for as long as the process lives; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -130,6 +134,7 @@ pub struct ProgArray {
     tables: Mutex<Vec<Arc<Table>>>,
     owner: OnceLock<Contract>,
     users: AtomicUsize,
+    counters: OnceLock<Counters>,
 }
 
 impl ProgArray {
@@ -142,6 +147,7 @@ impl ProgArray {
             tables: Mutex::new(vec![Arc::new(Table::new(0, max_entries)?)]),
             owner: OnceLock::new(),
             users: AtomicUsize::new(0),
+            counters: OnceLock::new(),
         })
     }
 
@@ -210,6 +216,23 @@ impl ProgArray {
         let mut tables = self.tables();
         let keep = tables.iter().rposition(|table| table.since() <= oldest).unwrap_or(0);
         tables.drain(..keep).collect()
+    }
+
+    // --- Missed calls ---
+
+    /// The counters of missed calls, from now on kept: for whoever makes a program that counts them.
+    pub fn count_missed(&self) -> Result<&Counters, OutOfMemory> {
+        if self.counters.get().is_none() {
+            let new = Counters::new(self.max_entries)?;
+            // Another thread may have been faster: then its counters are the array's.
+            let _ = self.counters.set(new);
+        }
+        Ok(self.counters.get().expect("set above"))
+    }
+
+    /// The counters of missed calls; `None` where no program counts them.
+    pub fn counters(&self) -> Option<&Counters> {
+        self.counters.get()
     }
 
     // --- The contract ---
