@@ -56,6 +56,18 @@ pub(crate) fn contained(work: impl FnOnce()) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok()
 }
 
+/// Waits to be woken, or for `time` to pass. In a model it has passed already.
+pub(crate) fn wait_timeout<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    time: std::time::Duration,
+) -> MutexGuard<'a, T> {
+    if cfg!(loom) {
+        return guard;
+    }
+    condition.wait_timeout(guard, time).unwrap_or_else(std::sync::PoisonError::into_inner).0
+}
+
 /// Pauses between polls: short at first, a millisecond at most.
 #[derive(Default)]
 pub(crate) struct Pause(u32);

@@ -15,6 +15,7 @@ pub mod cell;
 mod create;
 mod error;
 mod hash;
+pub(crate) mod held;
 pub mod prog_array;
 
 use std::fmt;

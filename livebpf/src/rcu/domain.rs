@@ -2,17 +2,41 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::reader::{Reader, Seen, Word, inside};
-use crate::map::prog_array::Retired;
+use crate::map::held::{Held, lock};
+use crate::map::prog_array::{Member, Retired};
 use crate::primitive::atomic::{AtomicBool, Ordering, fence};
 use crate::primitive::thread::{self, JoinHandle, ThreadId};
-use crate::primitive::{Condvar, Mutex, MutexGuard, Pause, contained};
+use crate::primitive::{Condvar, Mutex, Pause, contained};
 use crate::text::fork::ForkPage;
 use crate::text::patch::updating;
 use crate::text::{CoreSync, GracePeriod, TextError};
 
-type Work = Box<dyn FnOnce() + Send>;
+/// What waits for a grace period.
+enum Work {
+    /// To be called.
+    Call(Box<dyn FnOnce() + Send>),
+    /// To be dropped.
+    Drop(Vec<Arc<dyn Member>>),
+}
+
+impl Work {
+    fn execute(self) {
+        match self {
+            Work::Call(f) => f(),
+            Work::Drop(members) => drop(members),
+        }
+    }
+}
+
+/// How long work that nobody waits for is collected before the reclaimer begins: updates that follow each other closely then
+/// share a grace period, and do not wake anyone.
+const COLLECT: Duration = Duration::from_millis(1);
+
+/// As much work as is collected.
+const MANY: usize = 256;
 
 /// Why this thread cannot wait for a grace period.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,14 +77,45 @@ struct Queue {
     deferred: u64,
     done: u64,
     stop: bool,
+    /// What is queued is not to be collected any longer.
+    hurry: bool,
+    rest: Rest,
     reclaimer: Option<JoinHandle<()>>,
     /// Whoever executes a batch now, so that `barrier` from there is noticed.
     executing: Option<ThreadId>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing of the user's runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the reclaimer waits for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Rest {
+    /// Nothing: it works, or has been told to.
+    #[default]
+    Awake,
+    /// More work, for a moment.
+    Collecting,
+    /// Work.
+    Asleep,
+}
+
+impl Queue {
+    fn add(&mut self, work: Work, hurry: bool) {
+        self.waiting.push(work);
+        self.deferred += 1;
+        self.hurry |= hurry || self.waiting.len() >= MANY;
+    }
+
+    /// Whether the reclaimer has to be woken: then it counts as awake, and nobody else wakes it.
+    fn must_wake(&mut self) -> bool {
+        let wake = match self.rest {
+            Rest::Awake => false,
+            Rest::Collecting => self.hurry || self.stop,
+            Rest::Asleep => true,
+        };
+        if wake {
+            self.rest = Rest::Awake;
+        }
+        wake
+    }
 }
 
 impl Domain {
@@ -113,29 +168,31 @@ impl Domain {
 
     /// Calls `f` after a grace period, on the domain's own thread. Allowed everywhere, inside sections too.
     pub fn defer(&self, f: impl FnOnce() + Send + 'static) {
-        self.enqueue(Box::new(f));
+        self.enqueue(Work::Call(Box::new(f)), true);
     }
 
-    /// Drops displaced programs after a grace period.
+    /// Drops displaced programs after a grace period. Not at once: those of updates that follow each other closely go together.
     pub fn retire(&self, retired: Retired) {
         let members = retired.into_members();
         if !members.is_empty() {
-            self.enqueue(Box::new(move || drop(members)));
+            self.enqueue(Work::Drop(members), false);
         }
     }
 
-    fn enqueue(&self, work: Work) {
+    fn enqueue(&self, work: Work, hurry: bool) {
         if self.forked() {
             // Nothing runs here, and what it would free belongs to the parent.
             std::mem::forget(work);
             return;
         }
         let mut queue = lock(&self.shared.queue);
-        queue.waiting.push(work);
-        queue.deferred += 1;
+        queue.add(work, hurry);
         self.shared.start_reclaimer(&mut queue);
+        let wake = queue.must_wake();
         drop(queue);
-        self.shared.wake.notify_one();
+        if wake {
+            self.shared.wake.notify_one();
+        }
     }
 
     /// Work that was deferred and is not done yet.
@@ -151,7 +208,11 @@ impl Domain {
         let wanted = queue.deferred;
         while queue.done < wanted {
             if self.shared.start_reclaimer(&mut queue) || queue.executing.is_some() {
-                queue = self.shared.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.hurry = true;
+                if queue.must_wake() {
+                    self.shared.wake.notify_one();
+                }
+                queue = queue.wait(&self.shared.done);
             } else {
                 drop(queue);
                 self.shared.run_batch();
@@ -170,7 +231,7 @@ impl Domain {
 
 impl GracePeriod for Domain {
     fn defer(&self, f: Box<dyn FnOnce() + Send>) {
-        self.enqueue(f);
+        self.enqueue(Work::Call(f), false);
     }
 }
 
@@ -252,17 +313,31 @@ impl Shared {
     }
 
     fn reclaim(&self) {
+        let mut queue = lock(&self.queue);
         loop {
-            let mut queue = lock(&self.queue);
             while queue.waiting.is_empty() {
                 if queue.stop {
                     return;
                 }
-                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.rest = Rest::Asleep;
+                queue = queue.wait(&self.wake);
             }
+            queue = self.collect(queue);
             drop(queue);
             self.run_batch();
+            // Whoever updates often does not have to wake anyone.
+            queue = self.collect(lock(&self.queue));
         }
+    }
+
+    /// Waits for more work, unless there is a hurry.
+    fn collect<'a>(&self, mut queue: Held<'a, Queue>) -> Held<'a, Queue> {
+        if !queue.hurry && !queue.stop {
+            queue.rest = Rest::Collecting;
+            queue = queue.wait_for(&self.wake, COLLECT);
+        }
+        queue.rest = Rest::Awake;
+        queue
     }
 
     /// Waits for a grace period and does what was queued before it. False when nothing was queued.
@@ -273,11 +348,12 @@ impl Shared {
         }
         let batch = std::mem::take(&mut queue.waiting);
         queue.executing = Some(thread::current().id());
+        queue.hurry = false;
         drop(queue);
         let count = batch.len() as u64;
         self.wait_for_readers();
         for work in batch {
-            if !contained(work) {
+            if !contained(|| work.execute()) {
                 log::error!("deferred work panicked");
             }
         }

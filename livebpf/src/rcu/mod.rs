@@ -29,7 +29,8 @@
 //! consistent fence: the classic form of the same argument.
 //!
 //! *Deferred work* runs on one thread of the domain, started when first needed, in the order in which it was deferred,
-//! after a grace period that begins after it was deferred; all that is queued shares one.
+//! after a grace period that begins after it was deferred; all that is queued shares one. What updates displace is not urgent:
+//! it is collected for a moment first, and a thread that updates often makes no system call for it.
 //!
 //! # Never
 //!

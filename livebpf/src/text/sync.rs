@@ -14,8 +14,9 @@
 //! is false, code is not patched (slot mode), and readers pay for their own barrier.
 #![allow(unsafe_code)]
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use crate::map::held;
 use crate::primitive::Mutex;
 use crate::primitive::atomic::{AtomicU64, Ordering, fence};
 
@@ -95,7 +96,7 @@ impl CoreSync {
         }
         // Read-modify-writes that add 0 are the full barriers that the argument above needs.
         let arrived = self.started.fetch_add(0, Ordering::SeqCst);
-        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let leader = held::lock(&self.leader);
         // Calls run one at a time under `leader`, so every one that was started is complete here.
         if self.started.load(Ordering::SeqCst) > arrived {
             return;

@@ -36,14 +36,15 @@ mod words;
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 pub use contract::{Contract, Execution};
 pub use table::Table;
 
 use super::MapError;
 use super::cell::OutOfMemory;
-use crate::primitive::{Mutex, MutexGuard};
+use super::held::{Held, lock};
+use crate::primitive::Mutex;
 use missed::Counters;
 
 /// Identifies a program array for as long as the process lives; never used twice.
@@ -79,7 +80,8 @@ pub trait Poke {
     /// Whether native code here can jump to a program at `tail_entry`: false for one of another runtime.
     fn reaches(&self, tail_entry: u64) -> bool;
     /// Makes every direct tail call through the slots of `array` agree with `changes`, each slot at most once. The
-    /// words of the slots have been stored. On return no run that starts from now on sees an old value. Cannot fail.
+    /// words of the slots have been stored. When the lock has been released, no run that starts from then on sees an old
+    /// value. Cannot fail.
     fn poke(&mut self, array: ArrayKey, changes: &[Change]);
 }
 
@@ -161,8 +163,8 @@ impl ProgArray {
         self.max_entries
     }
 
-    fn tables(&self) -> MutexGuard<'_, Vec<Arc<Table>>> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> Held<'_, Vec<Arc<Table>>> {
+        lock(&self.tables)
     }
 
     /// The slots as they are now.

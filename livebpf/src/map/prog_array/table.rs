@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::Member;
 use super::words::Words;
 use crate::map::cell::OutOfMemory;
+use crate::map::held::{Held, lock};
+use crate::primitive::Mutex;
 use crate::primitive::atomic::{AtomicU64, Ordering};
-use crate::primitive::{Mutex, MutexGuard};
 
 /// What generated code reads when it knows the array by address only (the dynamic tail call).
 #[repr(C)]
@@ -77,8 +78,8 @@ impl Table {
         self.words.get(index)
     }
 
-    pub(super) fn members(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<dyn Member>>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn members(&self) -> Held<'_, BTreeMap<u32, Arc<dyn Member>>> {
+        lock(&self.members)
     }
 
     /// The program in a slot.

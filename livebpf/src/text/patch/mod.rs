@@ -12,49 +12,74 @@
 //!   never a mixture; opcodes and instruction boundaries never change, so stale bytes are a valid old instruction.
 //! * **Sync.** After a core sync ([`super::sync`]) no thread executes an instruction as it was before a store that
 //!   preceded the sync.
-//! * **Grace.** After a grace period ([`GracePeriod`]) every run that was going on when it began is over.
+//! * **Grace.** A grace period ([`GracePeriod`]) begins with a core sync. After it every run that was going on when it began
+//!   is over.
 //! * **Lock.** One update lock per runtime: [`UpdateGuard`]. Slots are changed, sites patched, images tracked,
 //!   fixed up and untracked under it, and nowhere else. It is not held while waiting for a grace period.
 //!
-//! # Invariants, between updates, for every stable site of slot s
+//! # Invariants, whenever nobody holds the lock, for every stable site of slot s
 //!
 //! 1. s holds P ⇔ the bypass is open; and then the target leads to P.
-//! 2. s is empty ⇒ the bypass is closed, and was so before a completed core sync. The target leads to poison, or to the
-//!    program that was there last, while *draining*: some run may have passed the bypass when it was open.
-//! 3. The shadow in the descriptor is what the bytes are. State is never read from bytes; debug builds compare.
+//! 2. s is empty ⇔ the bypass is closed. The target leads to poison, or to the program that was there last, while
+//!    *draining*: some run may have passed the bypass when it was open.
+//! 3. All stable sites of s are in one state, and the shadow in its descriptor is what the bytes are. State is never
+//!    read from bytes; debug builds compare.
+//! 4. A thread executes each of the two jumps as it was at some moment since the last completed core sync. In all that time
+//!    either the target led to programs only, all of them alive; or the bypass was closed.
 //!
-//! # The transitions ([`UpdateGuard::poke`]; all sites for each step, so the number of core syncs is fixed)
+//! 4 is what excludes the forbidden state. It holds because poison is stored only where the bypass was closed before a
+//! completed core sync; because insert, the one transition from closed to open, has a core sync between its two stores;
+//! and because a program that was displaced is freed by a grace period, hence after another core sync.
 //!
-//! *Insert P.* `target := P`; core sync; `bypass := open`; core sync. Whoever executes the open bypass does so after the
-//! first core sync, hence finds P (R1, R4). Whoever is behind the bypass from before a delete that still drains jumps to
-//! the old program or to P; both are alive (R2; the old one's retirement waits for this very run). The other order would
-//! be the forbidden state (R3; control C6).
+//! # The transitions ([`UpdateGuard::poke`]; all sites of all slots for each step, so the number of core syncs is fixed)
 //!
-//! *Replace P by Q.* `target := Q`; core sync. Everyone jumps to P or to Q, and P is retired by a grace period that begins
-//! after the core sync: after it no pipeline holds a jump to P (R5).
+//! *Insert P.* `target := P`; core sync; `bypass := open`; *closing core sync*. Whoever executes the open bypass does so after the
+//! first core sync, hence finds P (R1, R4). Whoever is behind the bypass from before a delete that still drains, or executes it
+//! as it was before that delete's closing core sync, jumps to the old program or to P; both are alive (R2; the old one's
+//! retirement waits for this very run). The other order would be the forbidden state (R3; control C6).
 //!
-//! *Delete P.* `bypass := closed`; core sync; return. From here on no run that starts sees P. Those that passed the
+//! *Replace P by Q.* `target := Q`; closing core sync. Everyone jumps to P or to Q, and P is retired by a grace period that
+//! begins later and with a core sync: after that no pipeline holds a jump to P (R5).
+//!
+//! *Delete P.* `bypass := closed`; closing core sync; return. From here on no run that starts sees P. Those that passed the
 //! bypass before hold a released frame and need the target as it is, so `target := poison` waits for a grace period
-//! (R6; control C5). It needs no core sync of its own: the bypass is closed, synced and drained, so nobody reaches the
-//! target before the next insert, whose first core sync follows. P is retired after the delete returned, so its grace
-//! period ends no earlier than the deferred poison's, which is queued first (R7).
+//! (R6; control C5). It needs no core sync of its own: the bypass is closed, synced (by the grace period's own core sync) and
+//! drained, so nobody reaches the target before the next insert, whose first core sync follows. P is retired after the
+//! delete returned, so its grace period ends no earlier than the deferred poison's, which is queued first (R7).
+//!
+//! *The closing core sync* is what lets an update promise that runs which start after its return see it. Nothing else depends on
+//! it (4 holds without it), so it is done after the lock has been released, once for everything that was changed under
+//! the lock; and those who wait for theirs at the same time share one ([`super::sync`]).
+//!
+//! *Several slots in one update*, or several updates under one lock: each step is done for all slots before the next, so
+//! there is one core sync between targets and bypasses for each call of `poke` that inserts, and one closing core sync. A slot's stores
+//! come in the order above; about two slots nothing is promised until the closing core sync. All that is deleted drains in
+//! one grace period.
 //!
 //! *None by none.* No store, no core sync, nothing deferred (R8).
 //!
-//! *Insert while a delete drains.* The insert sets the target and takes the descriptor's draining mark away; the
-//! deferred step finds its generation number gone and does nothing.
+//! *Insert while a delete drains.* The insert sets the target and takes the slot's draining mark away; the
+//! deferred step finds its generation number gone and does nothing. Where P itself is inserted again the target is P already:
+//! since the last core sync it led to programs only, so nothing has to be synced before the bypass opens (4).
+//!
+//! *Asynchronous updates* (`run::updates`) are these transitions, done by a thread of the runtime, for all that was queued in
+//! one go: of several changes of one slot only the last is made, as if the others had been displaced before anybody looked.
+//! The completions report after the closing core sync, so what it promises of a return holds of the report.
 //!
 //! *Load.* [`Patcher::track`] registers the sites as *unstable*: updates pass them by. [`Tracking::fix_up`] reads the
 //! slots, sets both jumps and marks the sites stable, under the lock: an update came before, then the slot has its
 //! value, or it comes after, then it sees a stable site (R10, R11). The image is not published yet, so the order of
-//! those stores is free. The core sync after it makes the new code, and the absence of whatever was at its addresses,
-//! known to every thread before the first can be told of it.
+//! those stores is free; in a slot that drains the new site leads where the others do, and is poisoned with them. The core
+//! sync after it makes the new code, and the absence of whatever was at its addresses, known to every thread before the
+//! first can be told of it.
 //!
 //! *Unload.* A [`Tracking`] removes its sites under the lock when dropped, before its image goes (R12, R13: also on any
-//! error while loading). Deferred steps look sites up afresh, so they find none. All functions of a program share one
+//! error while loading). Deferred steps look slots up afresh, so they find none. All functions of a program share one
 //! image and one tracking (R14). Nothing here asks a symbol table (R15).
 //!
-//! *Two updates at once* follow one another by the lock, slots included (R9).
+//! *Two updates at once* follow one another by the lock, slots included (R9). *An update from inside a run* waits for the lock,
+//! whose holder waits for core syncs only, never for a run. *An update from a signal handler* that interrupts one of these, or
+//! anything else that holds a lock they take, is refused ([`updating`]).
 //!
 //! # What tests show
 //!
@@ -63,17 +88,21 @@
 //! ([`Faults`]) ends in the poison stub's report: so the tests can see the forbidden state.
 
 mod faults;
-mod held;
 mod patcher;
 mod site;
 mod tracking;
 mod update;
 
 pub use faults::Faults;
-pub use held::updating;
 pub use patcher::{Patcher, UpdateError};
 pub use tracking::Tracking;
 pub use update::UpdateGuard;
+
+/// Whether this thread is in the middle of an update, or of something that an update waits for: then it must not update,
+/// and must not wait for a grace period.
+pub fn updating() -> bool {
+    crate::map::held::marked()
+}
 
 /// Runs something later, when every run that is going on now is over.
 pub trait GracePeriod: Send + Sync {

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::held::{Held, lock, token};
-use super::site::{Key, Site};
+use super::site::{Key, Site, Sites};
 use super::{Faults, GracePeriod, Tracking, UpdateGuard, updating};
 use crate::link::MapId;
+use crate::map::held::{lock, token};
 use crate::map::prog_array::{ArrayKey, ProgArray};
 use crate::primitive::Mutex;
 use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::text::image::displacement;
 use crate::text::{CoreSync, Image, Region, TextError};
 
 /// Why no update can be made here and now.
@@ -26,7 +25,7 @@ pub enum UpdateError {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) sites: HashMap<Key, Vec<Site>>,
+    pub(super) sites: Sites,
     /// Number of the latest delete.
     pub(super) generation: u64,
     pub(super) faults: Faults,
@@ -82,12 +81,10 @@ impl Patcher {
         Ok(self.lock())
     }
 
-    /// The mark comes before the lock: a signal handler that interrupts between the two is refused as well.
     pub(super) fn lock(&self) -> UpdateGuard<'_> {
-        let held = Held::new();
         let state = lock(&self.state);
         self.holder.store(token(), Ordering::Relaxed);
-        UpdateGuard { patcher: self, state, _held: held }
+        UpdateGuard::new(self, state)
     }
 
     /// Whether this thread holds this lock. Only it can have stored its own token, so a relaxed load decides.
@@ -107,16 +104,12 @@ impl Patcher {
             return Err(TextError::NoPatching { why: why.to_owned() });
         }
         let owner = self.next.fetch_add(1, Ordering::Relaxed);
-        let leads_to_poison = |field| displacement(&self.region, field, self.region.poison());
         let mut sites = Vec::with_capacity(image.sites().len());
         for site in image.sites() {
             let what = "a site names a map that is no program array";
             let array = arrays(site.map).ok_or(TextError::Malformed { at: site.target, what })?;
             let (bypass, target) = (image.offset() + site.bypass + 1, image.offset() + site.target + 1);
-            let leads = leads_to_poison(target);
-            let state =
-                Site { owner, bypass, target, skip: site.skip, leads, open: false, stable: false, draining: None };
-            sites.push(((array.key(), site.index), state));
+            sites.push(((array.key(), site.index), Site { target, bypass, skip: site.skip }));
         }
         let mut keys: Vec<Key> = sites.iter().map(|(key, _)| *key).collect();
         keys.sort_unstable();
@@ -124,7 +117,7 @@ impl Patcher {
         let Some(patcher) = self.me.upgrade() else { unreachable!("`self` is borrowed from an Arc") };
         let mut guard = self.update()?;
         for (key, site) in sites {
-            guard.state.sites.entry(key).or_default().push(site);
+            guard.state.sites.add(key, owner, site);
         }
         drop(guard);
         Ok(Tracking { patcher, owner, keys })
@@ -164,11 +157,10 @@ impl Patcher {
         patcher.bury(state);
         let any = state.faults.poison_without_generation;
         for &index in indexes {
-            for site in state.sites.get_mut(&(array, index)).into_iter().flatten() {
-                if site.draining == Some(generation) || any {
-                    site.draining = None;
-                    site.lead(&patcher.region, patcher.region.poison());
-                }
+            let slot = state.sites.slot((array, index)).filter(|slot| any || slot.draining == Some(generation));
+            if let Some(slot) = slot {
+                slot.draining = None;
+                slot.lead(&patcher.region, 0, false);
             }
         }
     }
@@ -177,10 +169,7 @@ impl Patcher {
     pub(super) fn bury(&self, state: &mut State) {
         let dropped = std::mem::take(&mut *lock(&self.dropped));
         if !dropped.is_empty() {
-            state.sites.retain(|_, sites| {
-                sites.retain(|site| !dropped.contains(&site.owner));
-                !sites.is_empty()
-            });
+            state.sites.remove_owners(&dropped);
         }
     }
 
@@ -188,7 +177,7 @@ impl Patcher {
     pub fn tracked(&self) -> usize {
         let mut state = lock(&self.state);
         self.bury(&mut state);
-        state.sites.values().map(Vec::len).sum()
+        state.sites.len()
     }
 
     /// Leaves protections out from now on.

@@ -1,12 +1,11 @@
 //! The registration of one image's sites, from before its publication to before its end.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::UpdateGuard;
-use super::held::lock;
 use super::patcher::{Patcher, State};
 use super::site::Key;
+use crate::map::held::lock;
 use crate::map::prog_array::ArrayKey;
 
 /// The registration of one image's sites. Has one owner, the image's, and is dropped before the image.
@@ -23,14 +22,8 @@ impl Tracking {
         assert!(std::ptr::eq(guard.patcher, &raw const *self.patcher), "the lock of another runtime");
         let region = &self.patcher.region;
         for &(array, index) in &self.keys {
-            let entry = word(array, index);
-            let sites = guard.state.sites.get_mut(&(array, index)).into_iter().flatten();
-            for site in sites.filter(|site| site.owner == self.owner) {
-                if entry != 0 {
-                    site.lead(region, entry);
-                }
-                site.set_open(region, entry != 0);
-                site.stable = true;
+            if let Some(slot) = guard.state.sites.slot((array, index)) {
+                slot.fix_up(region, self.owner, word(array, index));
             }
         }
     }
@@ -46,14 +39,7 @@ impl Tracking {
     }
 
     fn remove(&self, state: &mut State) {
-        for &key in &self.keys {
-            if let Entry::Occupied(mut sites) = state.sites.entry(key) {
-                sites.get_mut().retain(|site| site.owner != self.owner);
-                if sites.get().is_empty() {
-                    sites.remove();
-                }
-            }
-        }
+        state.sites.remove(self.owner, &self.keys);
     }
 }
 

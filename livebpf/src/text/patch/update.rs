@@ -1,95 +1,139 @@
 //! The update lock, held: the transitions of [`super`], step by step.
 
-use super::held::Held;
 use super::patcher::{Patcher, State};
-use super::site::Site;
+use super::site::Slot;
+use crate::map::held::{Held, Mark};
 use crate::map::prog_array::{ArrayKey, Change, Poke, ProgArray};
-use crate::primitive::MutexGuard;
 use crate::primitive::atomic::Ordering;
-use crate::text::Region;
-use crate::text::image::displacement;
+use crate::text::{CoreSync, Region};
 
-/// The update lock, held.
+/// The update lock, held. Dropping it releases the lock, and then makes what was changed under it known to every thread:
+/// the core sync that closes an update needs no lock, so those who updated one after the other share it.
 pub struct UpdateGuard<'a> {
     pub(super) patcher: &'a Patcher,
-    pub(super) state: MutexGuard<'a, State>,
-    /// Last, so that the mark goes after the lock.
-    pub(super) _held: Held,
+    // Fields are dropped in this order.
+    pub(super) state: Held<'a, State>,
+    closing: Closing<'a>,
+    /// A signal handler that comes during the closing core sync is refused as well.
+    _mark: Mark,
 }
 
-impl UpdateGuard<'_> {
-    /// Calls `step` for the stable sites of each change; true when any of them stored.
-    fn each(
-        &mut self,
-        array: ArrayKey,
-        changes: &[Change],
-        step: impl Fn(&mut Site, &Region, &Change) -> bool,
-    ) -> bool {
-        let region = &self.patcher.region;
-        let unstable_too = self.state.faults.stable_ignored;
-        let mut stored = false;
-        for change in changes {
-            for site in self.state.sites.get_mut(&(array, change.index)).into_iter().flatten() {
-                stored |= (site.stable || unstable_too) && step(site, region, change);
-            }
+/// The core sync that is owed for stores made under the lock.
+struct Closing<'a> {
+    sync: &'a CoreSync,
+    owed: bool,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if self.owed {
+            self.sync.core_sync();
         }
-        stored
+    }
+}
+
+/// What the first step of an update did.
+#[derive(Default)]
+struct Step {
+    /// Some site was changed.
+    stored: bool,
+    /// Some target was changed whose bypass is to be opened.
+    led_closed: bool,
+    /// The slots that a grace period from now are to be poisoned.
+    drained: Vec<u32>,
+}
+
+impl<'a> UpdateGuard<'a> {
+    pub(super) fn new(patcher: &'a Patcher, state: Held<'a, State>) -> UpdateGuard<'a> {
+        UpdateGuard { patcher, state, closing: Closing { sync: &patcher.sync, owed: false }, _mark: Mark::new() }
     }
 
-    fn sync_if(&self, stored: bool) {
-        if stored && !self.state.faults.no_core_sync {
+    /// Calls `step` for each change of a slot that has sites.
+    fn each(&mut self, array: ArrayKey, changes: &[Change], mut step: impl FnMut(&mut Slot, &Region, &Change)) {
+        let Some(slots) = self.state.sites.of(array) else { return };
+        for change in changes {
+            if let Some(slot) = slots.get_mut(&change.index) {
+                step(slot, &self.patcher.region, change);
+            }
+        }
+    }
+
+    /// A core sync in the middle of an update.
+    fn sync(&mut self) {
+        if !self.state.faults.no_core_sync {
             self.patcher.sync.core_sync();
         }
+        self.closing.owed = false;
     }
 
-    /// Closes the bypass for slots that are empty now, and points the target of the others at their program.
-    fn close_and_lead(&mut self, array: ArrayKey, changes: &[Change], generation: u64) -> bool {
-        self.each(array, changes, |site, region, change| match change.new {
+    /// The update's last stores wait for a core sync.
+    fn owe(&mut self, stored: bool) {
+        self.closing.owed |= stored && !self.state.faults.no_core_sync;
+    }
+
+    /// Closes the bypasses of slots that are empty now, and points the targets of the others at their program.
+    fn close_and_lead(&mut self, array: ArrayKey, changes: &[Change], generation: u64) -> Step {
+        let (mut did, unstable_too) = (Step::default(), self.state.faults.stable_ignored);
+        self.each(array, changes, |slot, region, change| match change.new {
             Some(entry) => {
-                site.draining = None;
-                site.lead(region, entry)
+                slot.draining = None;
+                let led = slot.lead(region, entry, unstable_too);
+                did.stored |= led;
+                did.led_closed |= led && !slot.is_open();
             }
             None => {
-                let closed = site.set_open(region, false);
-                if closed {
-                    site.draining = Some(generation);
+                if slot.set_open(region, false, unstable_too) {
+                    did.stored = true;
+                    slot.draining = Some(generation);
+                    did.drained.push(change.index);
                 }
-                closed
             }
-        })
+        });
+        did
     }
 
+    /// Opens the bypasses of slots that hold a program.
     fn open(&mut self, array: ArrayKey, changes: &[Change]) -> bool {
-        self.each(array, changes, |site, region, change| change.new.is_some() && site.set_open(region, true))
+        let (mut opened, unstable_too) = (false, self.state.faults.stable_ignored);
+        self.each(array, changes, |slot, region, change| {
+            opened |= change.new.is_some() && slot.set_open(region, true, unstable_too);
+        });
+        opened
     }
 
-    /// The slots among `changes` with a site that waits for this delete's deferred step.
-    fn drained_by(&self, array: ArrayKey, changes: &[Change], generation: u64) -> Vec<u32> {
-        let drains = |index: &u32| {
-            let sites = self.state.sites.get(&(array, *index)).into_iter().flatten();
-            sites.into_iter().any(|site| site.draining == Some(generation))
-        };
-        changes.iter().map(|change| change.index).filter(drains).collect()
+    /// The half of a delete that waits for a grace period.
+    fn drain(&mut self, array: ArrayKey, drained: Vec<u32>, generation: u64) {
+        if self.state.faults.poison_without_grace {
+            for index in drained {
+                if let Some(slot) = self.state.sites.slot((array, index)) {
+                    slot.draining = None;
+                    slot.lead(&self.patcher.region, 0, false);
+                }
+            }
+            return;
+        }
+        let patcher = self.patcher.me.clone();
+        self.patcher.grace.defer(Box::new(move || {
+            if let Some(patcher) = patcher.upgrade() {
+                patcher.poison(array, &drained, generation);
+            }
+        }));
     }
 
-    /// Compares every site with its shadow, and every stable site of `arrays` with its slot. Answers how many sites it
+    /// Compares every site with its shadow, and the stable sites of `arrays` with their slots. Answers how many sites it
     /// looked at, or the first difference. For tests and `doctor`.
     pub fn audit(&mut self, arrays: &[&ProgArray]) -> Result<usize, String> {
         self.patcher.bury(&mut self.state);
-        let region = &self.patcher.region;
         let mut looked = 0;
-        for (&(key, index), sites) in &self.state.sites {
-            let array = arrays.iter().find(|array| array.key() == key);
-            for site in sites {
-                looked += 1;
-                if !site.agrees(region) {
-                    return Err(format!("bytes and shadow differ: {site:?}"));
-                }
-                let Some(array) = array.filter(|_| site.stable) else { continue };
+        for ((key, index), slot) in self.state.sites.iter() {
+            looked += slot.len();
+            if let Some(difference) = slot.difference(&self.patcher.region) {
+                return Err(difference);
+            }
+            if let Some(array) = arrays.iter().find(|array| array.key() == key) {
                 let word = array.word(index);
-                let leads = word == 0 || displacement(region, site.target, word) == site.leads;
-                if site.open != (word != 0) || !leads {
-                    return Err(format!("slot {index} holds {word:#x}, but its site does not agree: {site:?}"));
+                if !slot.agrees(word) {
+                    return Err(format!("slot {index} holds {word:#x}, but its site does not agree: {slot:?}"));
                 }
             }
         }
@@ -104,33 +148,21 @@ impl Poke for UpdateGuard<'_> {
 
     fn poke(&mut self, array: ArrayKey, changes: &[Change]) {
         self.patcher.bury(&mut self.state);
-        let faults = self.state.faults;
         self.state.generation += 1;
         let generation = self.state.generation;
-        if faults.bypass_before_target {
-            let opened = self.open(array, changes);
-            self.sync_if(opened);
+        if self.state.faults.bypass_before_target && self.open(array, changes) {
+            self.sync();
         }
-        let stored = self.close_and_lead(array, changes, generation);
-        self.sync_if(stored);
+        let did = self.close_and_lead(array, changes, generation);
+        self.owe(did.stored);
+        if did.led_closed {
+            self.sync();
+        }
         let opened = self.open(array, changes);
-        self.sync_if(opened);
-
-        let indexes = self.drained_by(array, changes, generation);
-        if indexes.is_empty() {
-            return;
+        self.owe(opened);
+        if !did.drained.is_empty() {
+            self.drain(array, did.drained, generation);
         }
-        if faults.poison_without_grace {
-            let poison = self.patcher.region.poison();
-            self.each(array, changes, |site, region, _| site.draining.take().is_some() && site.lead(region, poison));
-            return;
-        }
-        let patcher = self.patcher.me.clone();
-        self.patcher.grace.defer(Box::new(move || {
-            if let Some(patcher) = patcher.upgrade() {
-                patcher.poison(array, &indexes, generation);
-            }
-        }));
     }
 }
 
