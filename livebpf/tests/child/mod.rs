@@ -13,9 +13,14 @@ pub fn case() -> Option<String> {
 
 /// Runs `test`, the caller's own name, in a process of its own, where [`case`] answers `case`. It is ended after two minutes.
 pub fn start(test: &str, case: &str) -> Output {
+    start_with(test, CASE, case)
+}
+
+/// The same with a variable of one's own.
+pub fn start_with(test: &str, variable: &str, value: &str) -> Output {
     let binary = std::env::current_exe().expect("this test binary");
     let mut command = Command::new(binary);
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(variable, value);
     command.output().expect("a second process")
 }
 

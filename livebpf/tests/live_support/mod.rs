@@ -1,8 +1,11 @@
 //! What the tests of the runtime share: runtimes with each engine, programs from kernel-syntax text, helpers.
 #![allow(dead_code)]
 
-use std::sync::Arc;
+#[path = "seccomp.rs"]
+pub mod seccomp;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use livebpf::context::Context;
@@ -18,14 +21,37 @@ pub const NATIVE: [Engine; 2] = [Engine::Jit, Engine::Slot];
 /// What programs answer that come to their end without a tail call.
 pub const MISSED: u32 = 1_000_000;
 
+/// With this variable set, a process is one in which membarrier is refused: code cannot be patched.
+pub const NO_MEMBARRIER: &str = "LIVEBPF_NO_MEMBARRIER";
+
+/// Whether this process is such a one. Makes it one, as the variable wants it, before any runtime looks.
+pub fn confined() -> bool {
+    static CONFINED: OnceLock<bool> = OnceLock::new();
+    *CONFINED.get_or_init(|| {
+        let wanted = std::env::var_os(NO_MEMBARRIER).is_some();
+        if wanted {
+            seccomp::refuse(libc::SYS_membarrier, libc::EPERM);
+        }
+        wanted
+    })
+}
+
 pub fn builder(engine: Engine) -> RuntimeBuilder {
+    confined();
     Runtime::builder().engine(engine).cpus(16).code_bytes(16 << 20)
 }
 
 pub fn runtime(engine: Engine) -> Runtime {
     let runtime = builder(engine).build().expect("a runtime");
-    assert_eq!(runtime.engine(), engine, "this machine cannot patch running code");
+    // Where it cannot patch, it chooses slots by itself.
+    let expected = if confined() && engine == Engine::Jit { Engine::Slot } else { engine };
+    assert_eq!(runtime.engine(), expected, "this machine cannot patch running code, or is said to be unable to");
     runtime
+}
+
+/// Code memory is what it was. Without core sync addresses are never used again, so there it only grows.
+pub fn nothing_leaked(runtime: &Runtime, used: u64) {
+    assert!(confined() || runtime.code_used() == used, "{} bytes of code, wanted {used}", runtime.code_used());
 }
 
 /// How long a timed test takes: `LIVEBPF_STRESS_SECONDS`, or one second.
