@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use live_support::*;
 use livebpf::helper::{Arg, FIRST_CUSTOM};
-use livebpf::runtime::{Engine, Error, MapHandle, Program, ProgramArray, Runtime};
+use livebpf::runtime::{Engine, Error, MapHandle, ProgramArray, Runtime};
 
 #[test]
 fn c8_a_run_that_another_thread_starts_after_an_update_sees_it() {
