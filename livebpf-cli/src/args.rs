@@ -54,6 +54,10 @@ pub enum Command {
     Demo(crate::demo::DemoArgs),
     /// Say what this machine offers, and test that running code can be patched on it.
     Doctor(crate::doctor::DoctorArgs),
+    /// Measure livebpf beside the running kernel, in one run.
+    #[cfg(feature = "bench")]
+    #[command(after_help = crate::bench::HELP)]
+    Bench(crate::bench::BenchArgs),
 }
 
 /// A command's words, in bpftool's grammar.

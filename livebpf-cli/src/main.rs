@@ -4,6 +4,8 @@
 
 mod args;
 mod batch;
+#[cfg(feature = "bench")]
+mod bench;
 mod bytes;
 mod demo;
 mod doctor;
@@ -60,6 +62,8 @@ fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
         Some(Command::Batch(batch)) => batch::run(args, batch, output),
         Some(Command::Demo(demo)) => demo::run(args.engine.unwrap_or(Engine::Jit), demo, output),
         Some(Command::Doctor(doctor)) => doctor::run(args.engine.unwrap_or(Engine::Jit), doctor, output),
+        #[cfg(feature = "bench")]
+        Some(Command::Bench(bench)) => bench::run(args.engine.unwrap_or(Engine::Jit), bench, output),
         None => demo::run(args.engine.unwrap_or(Engine::Jit), &DemoArgs::default(), output),
     }
 }

@@ -1,0 +1,101 @@
+//! A map of the kernel's, made from a map definition of ours.
+//!
+//! Types whose values do not have the size that the definition names (per-CPU maps) are refused, so that the kernel never reads or
+//! writes past a slice.
+
+use std::os::fd::RawFd;
+
+use livebpf::object::{MapDef, MapInit};
+
+use crate::sys::{self, MapFd};
+use crate::{Error, Program};
+
+/// A map in the kernel; it goes with the last program that uses it and this.
+#[derive(Debug)]
+pub struct Map {
+    fd: MapFd,
+    name: String,
+}
+
+impl Map {
+    /// Creates it: hash, array, program array or LRU hash. Global data is written into it. A program array is empty: its static
+    /// initialisers name programs, which are for the caller to load.
+    ///
+    /// # Errors
+    /// [`Error::MapType`], [`Error::Refused`].
+    pub fn create(def: &MapDef) -> Result<Map, Error> {
+        if !sys::PLAIN_MAPS.contains(&def.map_type) {
+            return Err(Error::MapType { name: def.name.clone(), found: def.map_type });
+        }
+        let refused = |source| Error::Refused { what: format!("BPF_MAP_CREATE of {}", def.name), source };
+        let map = Map { fd: MapFd::create(def).map_err(refused)?, name: def.name.clone() };
+        match &def.init {
+            MapInit::Data(data) => map.update(&[0; 4], data, 0)?,
+            MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => {}
+        }
+        Ok(map)
+    }
+
+    /// Its file descriptor's number, as instructions name it.
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    fn refused(&self, command: &str, source: std::io::Error) -> Error {
+        Error::Refused { what: format!("{command} of {}", self.name), source }
+    }
+
+    fn check(&self, what: &str, bytes: &[u8], wanted: usize) -> Result<(), Error> {
+        if bytes.len() == wanted {
+            return Ok(());
+        }
+        let what = format!("the {what} for map {}", self.name);
+        Err(Error::Size { what, found: bytes.len(), wanted: wanted.to_string() })
+    }
+
+    /// The value at `key`.
+    ///
+    /// # Errors
+    /// [`Error::Size`]; [`Error::Refused`] with ENOENT where there is none.
+    pub fn lookup(&self, key: &[u8]) -> Result<Vec<u8>, Error> {
+        self.check("key", key, self.fd.key_size())?;
+        let mut value = vec![0; self.fd.value_size()];
+        self.fd.lookup(key, &mut value).map_err(|e| self.refused("BPF_MAP_LOOKUP_ELEM", e))?;
+        Ok(value)
+    }
+
+    /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2).
+    ///
+    /// # Errors
+    /// [`Error::Size`], [`Error::Refused`].
+    pub fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Error> {
+        self.check("key", key, self.fd.key_size())?;
+        self.check("value", value, self.fd.value_size())?;
+        self.fd.update(key, value, flags).map_err(|e| self.refused("BPF_MAP_UPDATE_ELEM", e))
+    }
+
+    /// Removes the entry at `key`; empties a program array's slot.
+    ///
+    /// # Errors
+    /// [`Error::Size`]; [`Error::Refused`] with ENOENT where there is none.
+    pub fn delete(&self, key: &[u8]) -> Result<(), Error> {
+        self.check("key", key, self.fd.key_size())?;
+        self.fd.delete(key).map_err(|e| self.refused("BPF_MAP_DELETE_ELEM", e))
+    }
+
+    /// Puts a program into slot `index` of a program array.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
+        self.update(&index.to_ne_bytes(), &program.raw_fd().to_ne_bytes(), 0)
+    }
+
+    /// Empties slot `index` of a program array.
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete).
+    pub fn clear_index(&self, index: u32) -> Result<(), Error> {
+        self.delete(&index.to_ne_bytes())
+    }
+}

@@ -1,0 +1,132 @@
+//! A program in the kernel, loaded from a linked program of ours.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use livebpf::insn::{Imm64, Insn, Insns};
+use livebpf::link;
+
+use crate::{Error, Map, sys};
+
+/// Bytes for the verifier's log; a longer one makes the kernel refuse, so it is asked for only after a refusal.
+const LOG: usize = 1 << 20;
+/// Room behind a packet for what a program adds to it.
+const GROWTH: usize = 512;
+
+/// A program in the kernel; it goes with this and with the last slot that holds it.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    name: String,
+}
+
+/// What BPF_PROG_TEST_RUN answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestRun {
+    /// The last run's R0.
+    pub retval: u32,
+    /// A run's time by the kernel's own clock: the average, rounded down to nanoseconds.
+    pub duration: Duration,
+    /// The packet after the last run, where it was asked for.
+    pub data_out: Vec<u8>,
+}
+
+impl Program {
+    /// Loads `program`, whose maps, in the order of [`link::Program::maps`], are `maps`.
+    ///
+    /// # Errors
+    /// [`Error::MissingMap`]; [`Error::Program`] with the verifier's log.
+    pub fn load(program: &link::Program, maps: &[&Map]) -> Result<Program, Error> {
+        let fds: Vec<RawFd> = maps.iter().map(|map| map.raw_fd()).collect();
+        let bytes = with_fds(program, &fds)?.encode();
+        let load = |log| sys::prog_load(&program.name, program.kind, &bytes, &program.license, log);
+        let name = program.name.clone();
+        match load(None) {
+            Ok(fd) => Ok(Program { fd, name }),
+            Err(source) => {
+                let mut log = vec![0; LOG];
+                // The errno of the first attempt counts: the second may fail for its log.
+                let _ = load(Some(&mut log));
+                let text = log.split(|b| *b == 0).next().unwrap_or_default();
+                Err(Error::Program { name, source, log: String::from_utf8_lossy(text).into_owned() })
+            }
+        }
+    }
+
+    /// Its file descriptor's number, as slots name it.
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Runs it `repeat` times (0 counts as 1) on the packet `data`, without asking for the packet afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: EINVAL for a packet shorter than an Ethernet header, EINTR for a signal, ENOTSUPP for a type without test run.
+    pub fn test_run(&self, data: &[u8], repeat: u32) -> Result<TestRun, Error> {
+        self.run(data, 0, repeat)
+    }
+
+    /// Runs it once on the packet `data`, and answers the packet as it is then.
+    ///
+    /// # Errors
+    /// As [`test_run`](Self::test_run).
+    pub fn test_run_packet(&self, data: &[u8]) -> Result<TestRun, Error> {
+        self.run(data, data.len() + GROWTH, 1)
+    }
+
+    fn run(&self, data: &[u8], room: usize, repeat: u32) -> Result<TestRun, Error> {
+        let mut data_out = vec![0; room];
+        let ran = sys::prog_test_run(self.fd.as_fd(), data, &mut data_out, repeat)
+            .map_err(|source| Error::Refused { what: format!("BPF_PROG_TEST_RUN of {}", self.name), source })?;
+        data_out.truncate(ran.data_out as usize);
+        Ok(TestRun { retval: ran.retval, duration: Duration::from_nanos(ran.duration.into()), data_out })
+    }
+}
+
+/// The program's instructions with file descriptors where linked programs have indexes of maps.
+fn with_fds(program: &link::Program, fds: &[RawFd]) -> Result<Insns, Error> {
+    let fd = |index: i32| {
+        let found = usize::try_from(index).ok().and_then(|i| fds.get(i)).copied();
+        found.ok_or_else(|| Error::MissingMap { name: program.name.clone(), index, given: fds.len() })
+    };
+    let mut insns = program.insns.clone();
+    for (pc, insn) in program.insns.iter() {
+        let Insn::LoadImm64 { dst, value } = insn else { continue };
+        let value = match value {
+            Imm64::MapIdx(index) => Imm64::MapFd(fd(index)?),
+            Imm64::MapIdxValue { idx, off } => Imm64::MapFdValue { fd: fd(idx)?, off },
+            Imm64::Const(_) | Imm64::MapFd(_) | Imm64::MapFdValue { .. } | Imm64::BtfId { .. } | Imm64::Func { .. } => {
+                continue;
+            }
+        };
+        insns.replace(pc, Insn::LoadImm64 { dst, value });
+    }
+    Ok(insns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use livebpf::insn::text;
+    use livebpf::object::{ProgType, ProgramKind};
+
+    fn linked(source: &str) -> link::Program {
+        let insns = text::assemble(source).expect("a program");
+        link::Program::bare("p", ProgramKind::new(ProgType::SCHED_CLS), insns)
+    }
+
+    #[test]
+    fn maps_become_file_descriptors() {
+        let program = linked("r1 = 5 ll\nr2 = map[idx:1]\nr3 = map[idx:0][0]+8\nr0 = 0\nexit");
+        let with_fds = with_fds(&program, &[7, 9]).expect("both maps are there");
+        let found: Vec<String> = with_fds.iter().map(|(_, insn)| insn.to_string()).collect();
+        assert_eq!(found, ["r1 = 0x5 ll", "r2 = map[fd:9]", "r3 = map[fd:7][0]+8", "r0 = 0", "exit"]);
+    }
+
+    #[test]
+    fn a_map_that_is_not_given_is_an_error() {
+        let program = linked("r2 = map[idx:2]\nr0 = 0\nexit");
+        let message = with_fds(&program, &[7, 9]).expect_err("only two maps").to_string();
+        assert_eq!(message, "program p refers to map 2 of 2");
+    }
+}

@@ -1,0 +1,272 @@
+//! The bpf(2) system call: one structure for each command, laid out as `union bpf_attr` has it, and one function for each.
+//!
+//! All functions are safe: they take slices, and the pointers and lengths that the kernel gets are those of the slices. How much the
+//! kernel reads and writes of a key or a value is up to the map, so [`MapFd`] keeps its sizes and compares.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use livebpf::object::{MapDef, MapType, ProgramKind};
+
+const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_DELETE_ELEM: libc::c_int = 3;
+const PROG_LOAD: libc::c_int = 5;
+const PROG_TEST_RUN: libc::c_int = 10;
+
+const F_SLEEPABLE: u32 = 1 << 4;
+const F_XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// BPF_OBJ_NAME_LEN.
+const NAME: usize = 16;
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; NAME],
+    map_ifindex: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapElem {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; NAME],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgTestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+/// The system call.
+///
+/// # Safety
+/// `attr` is the structure of `command`, and its addresses lead to as many bytes as its sizes, or the map's, say: readable ones, and
+/// writable where the command writes.
+unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes at `attr`, which are there; the caller answers for the rest.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+/// The same, for commands that answer a file descriptor.
+///
+/// # Safety
+/// As [`bpf`]; and `command` is one of those.
+unsafe fn bpf_fd<T>(command: libc::c_int, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller says.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn address(bytes: &[u8]) -> u64 {
+    bytes.as_ptr() as u64
+}
+
+/// A name as the kernel allows it: letters, digits, `_` and `.`, at most 15.
+fn name(text: &str) -> [u8; NAME] {
+    let mut name = [0; NAME];
+    let allowed = |b: u8| if b.is_ascii_alphanumeric() || b == b'.' { b } else { b'_' };
+    name.iter_mut().take(NAME - 1).zip(text.bytes()).for_each(|(to, from)| *to = allowed(from));
+    name
+}
+
+/// Map types whose keys and values have exactly the sizes that they are created with.
+pub const PLAIN_MAPS: [MapType; 4] = [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH];
+
+/// A map with what the kernel will read and write for a key and a value.
+#[derive(Debug)]
+pub struct MapFd {
+    fd: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+impl MapFd {
+    /// BPF_MAP_CREATE.
+    ///
+    /// # Panics
+    /// For a type that is not one of [`PLAIN_MAPS`].
+    pub fn create(def: &MapDef) -> io::Result<MapFd> {
+        assert!(PLAIN_MAPS.contains(&def.map_type), "values of {} maps are not one slice", def.map_type);
+        let mut attr = MapCreate {
+            map_type: def.map_type.0,
+            key_size: def.key_size,
+            value_size: def.value_size,
+            max_entries: def.max_entries,
+            map_flags: def.map_flags,
+            map_name: name(&def.name),
+            ..MapCreate::default()
+        };
+        // SAFETY: the command's structure, without addresses.
+        let fd = unsafe { bpf_fd(MAP_CREATE, &mut attr) }?;
+        Ok(MapFd { fd, key_size: def.key_size as usize, value_size: def.value_size as usize })
+    }
+
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+    pub fn key_size(&self) -> usize {
+        self.key_size
+    }
+    pub fn value_size(&self) -> usize {
+        self.value_size
+    }
+
+    fn elem(&self, key: &[u8]) -> MapElem {
+        assert_eq!(key.len(), self.key_size, "the kernel reads a whole key");
+        MapElem { map_fd: number(self.fd.as_fd()), key: address(key), ..MapElem::default() }
+    }
+
+    /// BPF_MAP_LOOKUP_ELEM into `value`.
+    ///
+    /// # Panics
+    /// Here and below: for slices of other sizes than the map's.
+    pub fn lookup(&self, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+        assert_eq!(value.len(), self.value_size, "the kernel writes a whole value");
+        let mut attr = MapElem { value: value.as_mut_ptr() as u64, ..self.elem(key) };
+        // SAFETY: the kernel reads a key and writes a value, which have the map's sizes: checked above.
+        unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) }.map(|_| ())
+    }
+
+    /// BPF_MAP_UPDATE_ELEM.
+    pub fn update(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        assert_eq!(value.len(), self.value_size, "the kernel reads a whole value");
+        let mut attr = MapElem { value: address(value), flags, ..self.elem(key) };
+        // SAFETY: the kernel reads a key and a value, which have the map's sizes: checked above.
+        unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(|_| ())
+    }
+
+    /// BPF_MAP_DELETE_ELEM.
+    pub fn delete(&self, key: &[u8]) -> io::Result<()> {
+        let mut attr = self.elem(key);
+        // SAFETY: the kernel reads a key, which has the map's size: checked above.
+        unsafe { bpf(MAP_DELETE_ELEM, &mut attr) }.map(|_| ())
+    }
+}
+
+/// BPF_PROG_LOAD of instructions, eight bytes each. With a `log`, the verifier writes text into it, ended by a zero.
+pub fn prog_load(
+    prog_name: &str,
+    kind: ProgramKind,
+    insns: &[u8],
+    license: &str,
+    log: Option<&mut [u8]>,
+) -> io::Result<OwnedFd> {
+    let license: Vec<u8> = license.bytes().filter(|b| *b != 0).chain([0]).collect();
+    let (log_level, log_size, log_buf) = log.map_or((0, 0, 0), |log| (1, log.len() as u32, log.as_mut_ptr() as u64));
+    let mut attr = ProgLoad {
+        prog_type: kind.prog_type.0,
+        insn_cnt: u32::try_from(insns.len() / 8).unwrap_or(u32::MAX),
+        insns: address(insns),
+        license: address(&license),
+        log_level,
+        log_size,
+        log_buf,
+        prog_flags: if kind.xdp_frags { F_XDP_HAS_FRAGS } else { 0 } | if kind.sleepable { F_SLEEPABLE } else { 0 },
+        prog_name: name(prog_name),
+        expected_attach_type: kind.attach_type.0,
+        ..ProgLoad::default()
+    };
+    // SAFETY: there are at least `insn_cnt` instructions (a count that was too large to hold is refused as too large); the licence
+    // ends in a zero; the log has `log_size` bytes and is ours to write.
+    unsafe { bpf_fd(PROG_LOAD, &mut attr) }
+}
+
+/// What a test run answered.
+pub struct Ran {
+    pub retval: u32,
+    /// Nanoseconds a run, on average, rounded down.
+    pub duration: u32,
+    /// Bytes written to `data_out`.
+    pub data_out: u32,
+}
+
+/// BPF_PROG_TEST_RUN of a program that reads its packet from `data` and its result from `data_out`.
+pub fn prog_test_run(program: BorrowedFd<'_>, data: &[u8], data_out: &mut [u8], repeat: u32) -> io::Result<Ran> {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG));
+    let mut attr = ProgTestRun {
+        prog_fd: number(program),
+        data_size_in: size(data)?,
+        data_size_out: size(data_out)?,
+        data_in: address(data),
+        data_out: if data_out.is_empty() { 0 } else { data_out.as_mut_ptr() as u64 },
+        repeat,
+        ..ProgTestRun::default()
+    };
+    // SAFETY: the kernel reads `data_size_in` bytes and writes at most `data_size_out`, the slices' lengths.
+    unsafe { bpf(PROG_TEST_RUN, &mut attr) }?;
+    Ok(Ran { retval: attr.retval, duration: attr.duration, data_out: attr.data_size_out })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_are_laid_out_as_in_union_bpf_attr() {
+        assert_eq!(std::mem::offset_of!(MapCreate, map_name), 28);
+        assert_eq!(std::mem::offset_of!(MapElem, flags), 24);
+        assert_eq!(std::mem::offset_of!(ProgLoad, log_buf), 32);
+        assert_eq!(std::mem::offset_of!(ProgLoad, prog_name), 48);
+        assert_eq!(std::mem::offset_of!(ProgLoad, expected_attach_type), 68);
+        assert_eq!(std::mem::offset_of!(ProgTestRun, data_out), 24);
+        assert_eq!(std::mem::offset_of!(ProgTestRun, ctx_out), 56);
+        // No padding at the end: the kernel refuses bytes that are not zero behind what it knows.
+        assert_eq!([size_of::<MapCreate>(), size_of::<MapElem>(), size_of::<ProgLoad>()], [48, 32, 72]);
+        assert_eq!(size_of::<ProgTestRun>(), 64);
+    }
+
+    #[test]
+    fn names_are_cut_and_cleaned() {
+        assert_eq!(&name("jt"), b"jt\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&name("a-name.that is too long"), b"a_name.that_is_\0");
+    }
+}

@@ -1,0 +1,93 @@
+//! Programs and maps in the kernel that runs here; where it refuses bpf(2), the tests say so and end.
+
+use livebpf::insn::text;
+use livebpf::link;
+use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
+use livebpf_kernel_bpf::{Error, Map, Program, probe};
+
+fn kernel_is_usable() -> bool {
+    probe().inspect_err(|why| eprintln!("skipped: no kernel to compare with: {why}")).is_ok()
+}
+
+fn linked(name: &str, source: &str) -> link::Program {
+    let insns = text::assemble(source).unwrap_or_else(|e| panic!("{e} in {source}"));
+    link::Program::bare(name, ProgramKind::new(ProgType::SCHED_CLS), insns)
+}
+
+fn map(def: &MapDef) -> Map {
+    Map::create(def).expect("a map")
+}
+
+fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> Option<i32> {
+    match result {
+        Err(Error::Refused { source, .. }) => source.raw_os_error(),
+        other => panic!("wanted a refusal, found {other:?}"),
+    }
+}
+
+#[test]
+fn a_tail_call_follows_its_slot() {
+    if !kernel_is_usable() {
+        return;
+    }
+    let array = map(&MapDef::new("slots", MapType::PROG_ARRAY, 4, 4, 2));
+    let caller = linked("caller", "r2 = map[idx:0]\nr3 = 1\ncall bpf_tail_call#12\nr0 = 5\nexit");
+    let caller = Program::load(&caller, &[&array]).expect("a program");
+    let seven = Program::load(&linked("seven", "r0 = 7\nexit"), &[]).expect("a program");
+    let answer = || caller.test_run(&[0; 64], 3).expect("a run").retval;
+    assert_eq!(answer(), 5);
+    array.set(1, &seven).expect("an update");
+    assert_eq!(answer(), 7);
+    array.clear_index(1).expect("an update");
+    assert_eq!(answer(), 5);
+    assert_eq!(errno(array.clear_index(1)), Some(libc::ENOENT));
+    assert_eq!(errno(array.set(2, &seven)), Some(libc::E2BIG));
+}
+
+#[test]
+fn data_and_packets_come_back() {
+    if !kernel_is_usable() {
+        return;
+    }
+    let mut def = MapDef::new(".data", MapType::ARRAY, 4, 8, 1);
+    def.init = MapInit::Data(40u64.to_le_bytes().to_vec());
+    let data = map(&def);
+    let source = "r2 = map[idx:0][0]+0\nr3 = *(u64 *)(r2 + 0)\nr3 += 2\n*(u64 *)(r2 + 0) = r3\nr0 = r3\nexit";
+    let program = Program::load(&linked("adds", source), &[&data]).expect("a program");
+    let packet: Vec<u8> = (0..64).collect();
+    let ran = program.test_run_packet(&packet).expect("a run");
+    assert_eq!((ran.retval, ran.data_out), (42, packet));
+    assert_eq!(data.lookup(&[0; 4]).expect("the value"), 42u64.to_le_bytes());
+
+    let hash = map(&MapDef::new("hash", MapType::HASH, 4, 4, 8));
+    assert_eq!(errno(hash.lookup(&[1; 4])), Some(libc::ENOENT));
+    hash.update(&[1; 4], &[2; 4], 1).expect("an update");
+    assert_eq!(errno(hash.update(&[1; 4], &[3; 4], 1)), Some(libc::EEXIST));
+    assert_eq!(hash.lookup(&[1; 4]).expect("the value"), [2; 4]);
+    hash.delete(&[1; 4]).expect("an update");
+}
+
+#[test]
+fn refusals_say_what_the_verifier_said() {
+    if !kernel_is_usable() {
+        return;
+    }
+    let refused = Program::load(&linked("reads", "r0 = r2\nexit"), &[]).expect_err("R2 is not initialised").to_string();
+    assert!(refused.starts_with("program reads: the kernel refuses it: "), "{refused}");
+    assert!(refused.ends_with(": R2 !read_ok"), "{refused}");
+}
+
+#[test]
+fn sizes_that_are_not_the_map_s_never_reach_the_kernel() {
+    let per_cpu = Map::create(&MapDef::new("counts", MapType::PERCPU_ARRAY, 4, 8, 1)).expect_err("no per-CPU maps");
+    assert_eq!(per_cpu.to_string(), "map counts is of type percpu_array, wanted hash, array, prog_array or lru_hash");
+    if !kernel_is_usable() {
+        return;
+    }
+    let array = map(&MapDef::new("words", MapType::ARRAY, 4, 8, 2));
+    let wrong = [array.update(&[0; 3], &[0; 8], 0), array.update(&[0; 4], &[0; 9], 0), array.delete(&[0; 5])];
+    let messages = wrong.map(|result| result.expect_err("a wrong size").to_string());
+    assert_eq!(messages[0], "the key for map words has 3 bytes, wanted 4");
+    assert_eq!(messages[1], "the value for map words has 9 bytes, wanted 8");
+    assert_eq!(messages[2], "the key for map words has 5 bytes, wanted 4");
+}

@@ -1,0 +1,67 @@
+//! Who is measured.
+
+use livebpf::runtime::Engine;
+
+use crate::error::Error;
+use crate::sides::{Pair, Shape};
+use crate::{kernel, live};
+
+/// One column of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Contestant {
+    /// This project.
+    Livebpf,
+    /// The Linux kernel that runs here, through bpf(2).
+    Kernel,
+}
+
+impl Contestant {
+    /// Those that livebpf can be measured against.
+    pub const OTHERS: [Contestant; 1] = [Contestant::Kernel];
+
+    /// The name, as options and reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Contestant::Livebpf => "livebpf",
+            Contestant::Kernel => "kernel",
+        }
+    }
+
+    /// Contestants by their names; `none` stands for nobody.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], with the names there are.
+    pub fn parse(names: &[String]) -> Result<Vec<Contestant>, Error> {
+        let mut found = Vec::new();
+        for name in names.iter().filter(|name| *name != "none") {
+            let one = Contestant::OTHERS.into_iter().find(|c| c.name() == name);
+            let known = || Contestant::OTHERS.map(Contestant::name).into_iter().chain(["none"]);
+            found.push(one.ok_or_else(|| Error::unknown("contestant", name, known()))?);
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Programs and slots of `shape`, loaded and ready.
+    pub(crate) fn set_up(self, engine: Engine, shape: &Shape) -> Result<Pair, Error> {
+        match self {
+            Contestant::Livebpf => live::set_up(engine, shape),
+            Contestant::Kernel => kernel::set_up(shape),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_any_order_and_once() {
+        let parse = |names: &[&str]| Contestant::parse(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(parse(&["kernel", "kernel"]).expect("known"), [Contestant::Kernel]);
+        assert_eq!(parse(&["none"]).expect("known"), []);
+        let message = parse(&["kernel", "rbpf"]).expect_err("not there").to_string();
+        assert_eq!(message, "no contestant is named \"rbpf\"; there is kernel, none");
+    }
+}

@@ -1,0 +1,97 @@
+//! livebpf measured beside others, in one run: what `livebpf bench` prints.
+//!
+//! A [`Row`] is one figure; rows go by name. A [`Contestant`] is who it is measured of. Contestants take turns, a few rounds each
+//! (`interleave`), so that whatever else the machine does meets all of them; a row says minimum, median and number of rounds of
+//! each, and the *ratio* of the medians, which is what counts: figures of two runs are not compared. What a row should come to is part
+//! of it ([`Wanted`]), and the report says whether it did.
+//!
+//! A contestant that cannot take part leaves its column with the reason. Nothing here is a dependency of `livebpf`.
+
+mod contestant;
+mod error;
+mod interleave;
+mod kernel;
+mod live;
+mod programs;
+mod report;
+mod row;
+mod sides;
+mod stall;
+mod stats;
+mod table;
+mod update;
+
+pub use contestant::Contestant;
+pub use error::Error;
+pub use interleave::Effort;
+pub use report::{Column, Found, Measured, Report};
+pub use row::{Row, Unit, Wanted};
+pub use stats::Summary;
+
+use livebpf::runtime::Engine;
+use livebpf_kernel_bpf::cpu::{self, Urgent};
+
+/// What to measure, and how long.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The rows, in the order of the report.
+    pub rows: Vec<Row>,
+    /// Who besides livebpf.
+    pub against: Vec<Contestant>,
+    /// How livebpf executes programs.
+    pub engine: Engine,
+    /// How many rounds there are.
+    pub effort: Effort,
+}
+
+/// Nice value while measuring, where it is allowed.
+const NICE: i32 = -15;
+
+/// What all subjects need.
+struct Session<'a> {
+    options: &'a Options,
+    /// CPUs to place threads on.
+    cpus: Vec<usize>,
+    progress: &'a mut dyn FnMut(&str),
+}
+
+/// Measures. `progress` gets a line for people now and then.
+///
+/// All of it happens on threads of its own: the caller's priority and placement stay what they are.
+pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report {
+    let body = || {
+        let urgent = Urgent::nice(NICE);
+        let mut notes = Vec::new();
+        if urgent.is_err() {
+            notes.push("priority: as it is; raising it needs privileges".to_owned());
+        }
+        notes.extend(busy());
+        let mut session = Session { options, cpus: cpu::allowed(), progress };
+        let mut rows = update::measure(&mut session);
+        rows.extend(stall::measure(&mut session));
+        Report::new(options, rows, notes)
+    };
+    // A thread of its own: what it changes of itself ends with it.
+    std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A note where others keep the machine busy: then the figures are of both.
+fn busy() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = text.split(' ').next()?.parse().ok()?;
+    let cpus = cpu::allowed().len();
+    (load > 0.5 * cpus as f64)
+        .then(|| format!("the machine was busy before this began: load average {load} on {cpus} CPUs"))
+}
+
+impl Session<'_> {
+    /// livebpf first, then the others.
+    fn contestants(&self) -> impl Iterator<Item = Contestant> + use<> {
+        let against = self.options.against.clone();
+        std::iter::once(Contestant::Livebpf).chain(against)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.options.rows.iter().any(|row| row.name == name)
+    }
+}

@@ -1,0 +1,74 @@
+//! livebpf's side.
+
+use std::time::Instant;
+
+use livebpf::context::Context;
+use livebpf::runtime::{Engine, Program, ProgramArray, Runtime, Worker};
+
+use crate::error::Error;
+use crate::programs::{self, MISSED, PACKET, VERSIONS};
+use crate::sides::{Batch, Pair, Runner, Shape, Slots};
+
+struct LiveSlots {
+    runtime: Runtime,
+    array: ProgramArray,
+    versions: [Program; 2],
+}
+
+struct LiveRunner {
+    worker: Worker,
+    caller: Program,
+    context: Context,
+}
+
+/// Loads everything into a runtime of its own.
+pub fn set_up(engine: Engine, shape: &Shape) -> Result<Pair, Error> {
+    let runtime = Runtime::builder().engine(engine).build()?;
+    let def = programs::array(shape.slots);
+    let linked = vec![
+        programs::caller(shape.sites, &def),
+        programs::answers("bench_first", VERSIONS[0]),
+        programs::answers("bench_second", VERSIONS[1]),
+    ];
+    let ebpf = runtime.load_linked(linked)?;
+    let program = |name| ebpf.program(name).cloned().ok_or(Error::Lacks("a program that was loaded is not there"));
+    let map = ebpf.map(&def.name).ok_or(Error::Lacks("a map that was made is not there"))?;
+    let array = ProgramArray::try_from(map)?;
+    let slots = LiveSlots { array, versions: [program("bench_first")?, program("bench_second")?], runtime };
+    // Twice: the first displaced program starts the thread that reclaims, here, where no thread is pinned.
+    for version in [1, 0] {
+        (0..shape.slots).try_for_each(|slot| slots.set(slot, version))?;
+    }
+    slots.settle()?;
+    let worker = slots.runtime.worker()?;
+    let caller = program("bench_caller")?;
+    let context = Context::for_type(caller.prog_type(), &PACKET)?;
+    let runner = LiveRunner { worker, caller, context };
+    Ok(Pair { runner: Box::new(runner), slots: Box::new(slots) })
+}
+
+impl Slots for LiveSlots {
+    fn set(&self, slot: u32, version: usize) -> Result<(), Error> {
+        Ok(self.array.set(slot, &self.versions[version])?)
+    }
+    fn clear(&self, slot: u32) -> Result<(), Error> {
+        Ok(self.array.clear_index(slot)?)
+    }
+    fn settle(&self) -> Result<(), Error> {
+        Ok(self.runtime.barrier()?)
+    }
+}
+
+impl Runner for LiveRunner {
+    fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
+        let start = Instant::now();
+        let mut pinned = self.worker.pin()?;
+        let mut answer = MISSED;
+        for _ in 0..runs {
+            answer = pinned.run(&self.caller, &mut self.context)?;
+        }
+        drop(pinned);
+        let ns = start.elapsed().as_nanos() as f64 / f64::from(runs);
+        Ok(Batch { ns, wall_ns: ns, answer })
+    }
+}

@@ -1,0 +1,43 @@
+//! The programs that are measured: linked once, loaded by every contestant. Classifiers (SCHED_CLS): the kernel's test runs of XDP
+//! programs switch a dispatcher in every batch.
+
+use std::sync::Arc;
+
+use livebpf::insn::text;
+use livebpf::link::Program;
+use livebpf::object::{MapDef, MapType, ProgType, ProgramKind};
+
+/// What the packet holds: nothing that anybody reads.
+pub const PACKET: [u8; 64] = [0; 64];
+/// What the programs in slots answer, by version.
+pub const VERSIONS: [u32; 2] = [1, 2];
+/// What a caller answers whose tail calls all fell through.
+pub const MISSED: u32 = 7;
+
+/// A program array of `slots` slots.
+pub fn array(slots: u32) -> MapDef {
+    MapDef::new("bench_slots", MapType::PROG_ARRAY, 4, 4, slots)
+}
+
+/// `return value;`
+pub fn answers(name: &str, value: u32) -> Program {
+    program(name, &format!("r0 = {value}\nexit"))
+}
+
+/// `sites` direct tail calls, one after the other, through the slots of `array` in turn; then [`MISSED`].
+pub fn caller(sites: u32, array: &MapDef) -> Program {
+    let mut source = "r6 = r1\n".to_owned();
+    for site in 0..sites {
+        let slot = site % array.max_entries;
+        source += &format!("r1 = r6\nr2 = map[idx:0]\nr3 = {slot}\ncall bpf_tail_call#12\n");
+    }
+    source += &format!("r0 = {MISSED}\nexit");
+    let mut program = program("bench_caller", &source);
+    program.maps = vec![Arc::new(array.clone())];
+    program
+}
+
+fn program(name: &str, source: &str) -> Program {
+    let insns = text::assemble(source).expect("the text is made here");
+    Program::bare(name, ProgramKind::new(ProgType::SCHED_CLS), insns)
+}

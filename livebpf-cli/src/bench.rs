@@ -1,0 +1,58 @@
+//! `bench`: livebpf beside the running kernel, row by row, in one run. The rows and how they are measured are the bench crate's.
+
+use livebpf::runtime::Engine;
+use livebpf_bench::{Contestant, Effort, Error, Options, Row};
+
+use crate::error::CliError;
+use crate::output::{self, Answer, Output};
+
+pub const HELP: &str = "\
+ROW is the name of a row or the beginning of several; without any, all are measured, which takes a minute or two. Rows:
+
+  update_insert_N, update_replace_N, update_delete_N    one update of a slot that N direct tail calls go through (1, 10, 100, 1000)
+  stall_asleep, stall_spin, stall_replace               a run while an updater sleeps, spins, replaces the program it runs through
+
+  livebpf bench update_replace_100
+  livebpf bench update stall -j
+  livebpf bench --quick --against none
+
+Contestants take turns in one run, and only its ratios count. The kernel needs root; without it its column says why it is empty.";
+
+/// `bench [ROW...] [--against NAME,...] [--rounds N] [--quick]`
+#[derive(clap::Args, Debug, Clone)]
+pub struct BenchArgs {
+    /// Rows to measure.
+    #[arg(value_name = "ROW")]
+    pub rows: Vec<String>,
+    /// Who to measure besides livebpf: kernel, or none.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kernel")]
+    pub against: Vec<String>,
+    /// At most so many rounds of each contestant.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rounds: Option<u32>,
+    /// A tenth of the rounds, and of the time.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// Measures and prints; answers the exit status: 1 when livebpf itself could not be measured in every row.
+pub fn run(engine: Engine, args: &BenchArgs, output: Output) -> Result<u8, CliError> {
+    let options = Options {
+        rows: Row::select(&args.rows)?,
+        against: Contestant::parse(&args.against)?,
+        engine,
+        effort: Effort { quick: args.quick, rounds: args.rounds.map(|rounds| rounds as usize) },
+    };
+    let report = livebpf_bench::run(&options, &mut |line| output::note(line));
+    output.answer(&Answer::new(report.json(), report.text()))?;
+    Ok(u8::from(!report.is_complete()))
+}
+
+impl From<Error> for CliError {
+    fn from(error: Error) -> CliError {
+        match error {
+            Error::Unknown { .. } => CliError::usage(error.to_string()),
+            _ => CliError::refused(error.to_string()),
+        }
+    }
+}
