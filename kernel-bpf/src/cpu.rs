@@ -65,35 +65,46 @@ fn set_affinity(set: &libc::cpu_set_t) -> io::Result<()> {
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The calling thread's nice value is lower as long as this lives.
+/// The calling thread is scheduled before all ordinary ones as long as this lives (SCHED_FIFO); then as it was before. Threads that it
+/// starts meanwhile stay so.
 #[derive(Debug)]
-pub struct Urgent {
-    before: libc::c_int,
+pub struct RealTime {
+    before: (libc::c_int, libc::c_int),
 }
 
-impl Urgent {
-    /// Lowers the nice value, so that what else runs on the machine disturbs less.
+impl RealTime {
+    /// Gives the calling thread this real-time priority, 1 to 99.
     ///
     /// # Errors
-    /// The system's: EACCES without the privilege.
-    pub fn nice(value: i32) -> io::Result<Urgent> {
-        // SAFETY: no memory is involved. (-1 is a nice value, too; an error leaves 0, near enough to restore.)
-        let before = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        set_nice(value)?;
-        Ok(Urgent { before })
+    /// The system's: EPERM without the privilege.
+    pub fn priority(priority: i32) -> io::Result<RealTime> {
+        let before = scheduler()?;
+        set_scheduler((libc::SCHED_FIFO, priority))?;
+        Ok(RealTime { before })
     }
 }
 
-impl Drop for Urgent {
+impl Drop for RealTime {
     fn drop(&mut self) {
-        // Back to less: always allowed.
-        let _ = set_nice(self.before);
+        // Back to what it was: refused only to a thread that has lost a privilege meanwhile, which then stays as it is.
+        let _ = set_scheduler(self.before);
     }
 }
 
-fn set_nice(value: i32) -> io::Result<()> {
+/// Policy and priority of the calling thread.
+fn scheduler() -> io::Result<(libc::c_int, libc::c_int)> {
+    let mut param = libc::sched_param { sched_priority: 0 };
     // SAFETY: no memory is involved.
-    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) } != 0;
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    // SAFETY: the kernel writes one `sched_param`.
+    let failed = policy < 0 || unsafe { libc::sched_getparam(0, &mut param) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok((policy, param.sched_priority)) }
+}
+
+fn set_scheduler((policy, sched_priority): (libc::c_int, libc::c_int)) -> io::Result<()> {
+    let param = libc::sched_param { sched_priority };
+    // SAFETY: the kernel reads one `sched_param`.
+    let failed = unsafe { libc::sched_setscheduler(0, policy, &param) } != 0;
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -114,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn nice_is_restored() {
-        // SAFETY: no memory is involved.
-        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        let before = nice();
-        let more = (before - 1).max(-20);
+    fn priority_is_restored() {
+        let before = scheduler().expect("every thread has one");
         // Refused without privileges.
-        if let Ok(urgent) = Urgent::nice(more) {
-            assert_eq!(nice(), more);
-            drop(urgent);
+        if let Ok(outer) = RealTime::priority(2) {
+            let inner = RealTime::priority(1).expect("less is allowed");
+            assert_eq!(scheduler().ok(), Some((libc::SCHED_FIFO, 1)));
+            drop(inner);
+            assert_eq!(scheduler().ok(), Some((libc::SCHED_FIFO, 2)));
+            drop(outer);
         }
-        assert_eq!(nice(), before);
+        assert_eq!(scheduler().ok(), Some(before));
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod interleave;
 mod kernel;
 mod live;
+mod place;
 mod programs;
 mod report;
 mod row;
@@ -29,7 +30,7 @@ pub use row::{Row, Unit, Wanted};
 pub use stats::Summary;
 
 use livebpf::runtime::Engine;
-use livebpf_kernel_bpf::cpu::{self, Urgent};
+use livebpf_kernel_bpf::cpu;
 
 /// What to measure, and how long.
 #[derive(Debug, Clone)]
@@ -44,9 +45,6 @@ pub struct Options {
     pub effort: Effort,
 }
 
-/// Nice value while measuring, where it is allowed.
-const NICE: i32 = -15;
-
 /// What all subjects need.
 struct Session<'a> {
     options: &'a Options,
@@ -60,11 +58,9 @@ struct Session<'a> {
 /// All of it happens on threads of its own: the caller's priority and placement stay what they are.
 pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report {
     let body = || {
-        let urgent = Urgent::nice(NICE);
         let mut notes = Vec::new();
-        if urgent.is_err() {
-            notes.push("priority: as it is; raising it needs privileges".to_owned());
-        }
+        let real_time = place::runtime_threads();
+        notes.extend(real_time.err().map(|why| format!("threads have their ordinary priority: {why}")));
         notes.extend(busy());
         let mut session = Session { options, cpus: cpu::allowed(), progress };
         let mut rows = update::measure(&mut session);

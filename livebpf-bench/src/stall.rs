@@ -15,12 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use livebpf_kernel_bpf::cpu::Pin;
-
 use crate::Session;
 use crate::contestant::Contestant;
 use crate::error::Error;
 use crate::interleave::{Budget, Entrant, Side, interleave};
+use crate::place;
 use crate::programs::VERSIONS;
 use crate::report::{Column, Measured};
 use crate::row::{Row, Unit, Wanted};
@@ -127,14 +126,14 @@ impl Stall {
         thread::scope(|scope| {
             let update = || {
                 let updates = Updates { slots: &**slots, pace, ready: &ready, stop: &stop };
-                pinned(updater_cpu, || updates.run(updater))
+                place::on(updater_cpu, || updates.run(updater))?
             };
             let updating = scope.spawn(update);
             let over = StopOnDrop(&stop);
-            let ran = pinned(runner_cpu, || watch(&mut **runner, &ready, || updating.is_finished()));
+            let ran = place::on(runner_cpu, || watch(&mut **runner, &ready, || updating.is_finished()));
             drop(over);
             let rate = updating.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok((ran?, rate))
+            Ok((ran??, rate))
         })
     }
 }
@@ -154,12 +153,6 @@ struct Ran {
     ns: f64,
     /// By the clock on the wall, which no contestant's updates can hide from.
     wall_ns: f64,
-}
-
-/// Does `work` with the calling thread on `cpu`.
-fn pinned<T>(cpu: usize, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    let _pin = Pin::to(cpu).map_err(|source| Error::Pin { cpu, source })?;
-    work()
 }
 
 /// The runner: batch after batch for the time of a window, once the updater is at work.

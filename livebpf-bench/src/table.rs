@@ -88,13 +88,15 @@ fn verdict(found: &Found) -> String {
 
 /// Three digits or so.
 fn figure(value: f64) -> String {
+    if value.abs() < 0.001 {
+        return format!("{value:.1e}");
+    }
     let decimals = match value.abs() {
         v if v >= 1000.0 => 0,
         v if v >= 100.0 => 1,
         v if v >= 1.0 => 2,
         v if v >= 0.1 => 3,
-        v if v >= 0.01 => 4,
-        _ => 5,
+        _ => 4,
     };
     format!("{value:.decimals$}")
 }
@@ -137,6 +139,6 @@ a note
     #[test]
     fn figures_have_three_digits_or_so() {
         let found = [10_400_000.0, 123.45, 12.345, 0.5, 0.0123, 0.00012].map(figure);
-        assert_eq!(found, ["10400000", "123.5", "12.35", "0.500", "0.0123", "0.00012"]);
+        assert_eq!(found, ["10400000", "123.5", "12.35", "0.500", "0.0123", "1.2e-4"]);
     }
 }

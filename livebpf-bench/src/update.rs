@@ -6,12 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use livebpf_kernel_bpf::cpu::Pin;
-
 use crate::Session;
 use crate::contestant::Contestant;
 use crate::error::Error;
 use crate::interleave::{Budget, Entrant, Side, interleave};
+use crate::place;
 use crate::report::{Column, Measured};
 use crate::row::{Row, Unit, Wanted};
 use crate::sides::{Pair, Shape};
@@ -77,10 +76,11 @@ fn subject(
     };
     let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
     // Set up unpinned, so that the runtime's own thread may run anywhere.
-    // Where pinning is refused the figures are as good as the scheduler.
-    let pin = session.cpus.get(1).and_then(|cpu| Pin::to(*cpu).ok());
-    interleave(&mut entrants, &BUDGET.with(options.effort));
-    drop(pin);
+    let mut all_turns = || interleave(&mut entrants, &BUDGET.with(options.effort));
+    match session.cpus.get(1) {
+        Some(cpu) => place::on(*cpu, &mut all_turns).unwrap_or_else(|_| all_turns()),
+        None => all_turns(),
+    }
     let all = rows();
     let measured = names.iter().enumerate().filter_map(|(n, name)| {
         let row = all.iter().find(|row| row.name == *name)?.clone();

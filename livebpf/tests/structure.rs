@@ -140,3 +140,13 @@ fn every_file_says_what_it_is() {
         assert!(text.starts_with("//! "), "{} has no first line", path.display());
     }
 }
+
+#[test]
+fn the_library_does_not_depend_on_what_is_built_around_it() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    assert!(dependencies.contains("libc"), "the list was found");
+    for outside in ["clap", "livebpf-bench", "kernel-bpf", "testgen"] {
+        assert!(!dependencies.contains(outside), "{outside} is among the library's dependencies");
+    }
+}

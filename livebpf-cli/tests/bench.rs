@@ -1,0 +1,84 @@
+//! The bench command: rows by name, the report's two forms, and what it refuses. No figure is asserted: the tests' machine is busy.
+#![cfg(feature = "bench")]
+
+mod common;
+
+use common::{ENGINES, Ran, livebpf};
+use serde_json::{Value, json};
+
+/// Names of the rows of a JSON report.
+fn rows(ran: &Ran) -> Vec<String> {
+    let report = ran.json();
+    report.as_array().expect("an array").iter().map(|row| row["row"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[track_caller]
+fn assert_figures(column: &Value, rounds: u64) {
+    let number = |field: &str| column[field].as_f64().unwrap_or_else(|| panic!("no {field}: {column}"));
+    assert!(number("min") > 0.0 && number("min") <= number("median"), "{column}");
+    assert!(column["rounds"].as_u64().is_some_and(|found| found >= rounds), "{column}");
+}
+
+#[test]
+fn updates_are_measured_in_every_engine_without_a_kernel() {
+    for engine in ENGINES {
+        let ran = livebpf(&["-j", "--engine", engine, "bench", "update", "--against", "none", "--rounds", "3"]);
+        assert_eq!((ran.status, rows(&ran).len()), (0, 12), "{ran:?}");
+        for row in ran.json().as_array().expect("an array") {
+            assert_eq!((&row["unit"], &row["ratio"], &row["kernel"]), (&json!("us"), &json!({}), &Value::Null));
+            assert_figures(&row["livebpf"], 3);
+        }
+    }
+}
+
+#[test]
+fn the_kernel_has_figures_or_a_reason() {
+    let ran = livebpf(&["-j", "bench", "update_replace_10", "--rounds", "2"]);
+    let report = ran.json();
+    assert_eq!((ran.status, rows(&ran)), (0, vec!["update_replace_10".to_owned()]));
+    assert!(ran.stderr.contains("update_replace_10\n"), "it says what it is at: {}", ran.stderr);
+    let (kernel, ratio) = (&report[0]["kernel"], &report[0]["ratio"]["kernel"]);
+    match kernel["why_not"].as_str() {
+        Some(why) => assert!(!why.is_empty() && ratio.is_null(), "{report}"),
+        None => {
+            assert_figures(kernel, 2);
+            assert!(ratio.as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_runner_is_measured_under_updates() {
+    if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
+        eprintln!("skipped: runner and updater need a CPU each");
+        return;
+    }
+    let ran = livebpf(&["-j", "bench", "stall", "--against", "none", "--rounds", "1"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(rows(&ran), ["stall_asleep", "stall_spin", "stall_replace"]);
+    let report = ran.json();
+    report.as_array().expect("an array").iter().for_each(|row| assert_figures(&row["livebpf"], 1));
+    assert!(report[2]["livebpf"]["updates_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
+}
+
+#[test]
+fn the_table_ends_with_what_was_wanted() {
+    let ran = livebpf(&["bench", "update_replace_1000", "--against", "none", "--rounds", "1"]);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!((ran.status, lines[0]), (0, "row                  unit  livebpf min  median  rounds  wanted"), "{ran:?}");
+    assert!(lines[1].starts_with("update_replace_1000  us "), "{}", ran.stdout);
+    let wanted = "at most 0.005 x kernel: not known; at most 3 x update_replace_1: not known";
+    assert!(lines[1].ends_with(wanted), "{}", ran.stdout);
+}
+
+#[test]
+fn names_that_stand_for_nothing_are_refused_with_a_list() {
+    let ran = livebpf(&["-j", "bench", "update", "tail_call"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (2, ""));
+    let message = ran.json()["error"].as_str().expect("a message").to_owned();
+    assert!(message.starts_with("no row is named \"tail_call\"; there is update_insert_1, update_replace_1, "), "{message}");
+    let ran = livebpf(&["bench", "update_insert_1", "--against", "kernel,java"]);
+    let message = "Error: no contestant is named \"java\"; there is kernel, none\n";
+    assert_eq!((ran.status, ran.stderr.as_str(), ran.stdout.as_str()), (2, message, ""));
+    assert_eq!(livebpf(&["bench", "--rounds", "0"]).status, 2);
+}
