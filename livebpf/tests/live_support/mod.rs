@@ -6,7 +6,7 @@ pub mod seccomp;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use livebpf::context::Context;
 use livebpf::helper::{Arg, Proto, Ret};
@@ -58,6 +58,12 @@ pub fn nothing_leaked(runtime: &Runtime, used: u64) {
 pub fn stress() -> Duration {
     let seconds = std::env::var("LIVEBPF_STRESS_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs_f64(seconds.unwrap_or(1.0))
+}
+
+/// Whether a timed test goes on: for its time, and beyond it until `enough` happened, on a machine that is busy with other things.
+pub fn goes_on(begin: Instant, enough: impl FnOnce() -> bool) -> bool {
+    let time = begin.elapsed();
+    time < stress() || time < stress() + Duration::from_secs(60) && !enough()
 }
 
 /// A program array's definition.
