@@ -20,6 +20,9 @@ pub struct Args {
     /// How programs are executed: interp (checking interpreter), jit (patched jumps, the default) or slot (jumps through slots).
     #[arg(long, global = true, value_name = "ENGINE")]
     pub engine: Option<Engine>,
+    /// Do not count missed tail calls; `map show` and `map dump` show them otherwise.
+    #[arg(long, global = true)]
+    pub no_count: bool,
     /// Load all programs of this object before the command; may be given several times.
     #[arg(short, long, global = true, value_name = "FILE")]
     pub object: Vec<PathBuf>,

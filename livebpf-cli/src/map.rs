@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use livebpf::map::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use livebpf::object::{DataSymbol, MapType};
-use livebpf::runtime::{MapHandle, ProgramArray};
+use livebpf::runtime::{MapHandle, Missed, ProgramArray};
 use serde_json::{Value, json};
 
 use crate::bytes;
@@ -30,7 +30,13 @@ pub const HELP: &str = "\
   map update name ports key hex 50 00 value 1 0 0 0 noexist
   map delete name jmp_table key 0 0 0 0
 
-A value for a per-CPU map is set for all CPUs. Updates are seen by programs that run at that moment.";
+A value for a per-CPU map is set for all CPUs. Updates are seen by programs that run at that moment.
+
+Of a program array, `show` and `dump` also give the tail calls that fell through: because the slot was empty, because the
+limit of 33 was reached, because the index is outside the array. A dump names empty slots that missed calls.";
+
+/// What stands for the value of an empty slot, as in bpftool.
+const NO_ENTRY: &str = "<no entry>";
 
 const VERBS: &str = "`show`, `dump`, `lookup`, `update` or `delete`";
 
@@ -65,7 +71,7 @@ fn show(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
 
 fn describe(map: &MapHandle) -> Value {
     let def = map.def();
-    json!({
+    let mut json = json!({
         "id": map.id(),
         "type": map.map_type().to_string(),
         "name": map.name(),
@@ -74,14 +80,46 @@ fn describe(map: &MapHandle) -> Value {
         "bytes_value": def.value_size,
         "max_entries": def.max_entries,
         "frozen": u8::from(def.frozen),
-    })
+    });
+    if let Some(array) = counting(map) {
+        add_missed(&mut json, array.missed_total());
+        json["missed_outside"] = json!(array.missed_outside());
+        let slot = |(index, missed)| {
+            let mut slot = json!({ "index": index });
+            add_missed(&mut slot, missed);
+            slot
+        };
+        json["missed_slots"] = array.missed_slots().into_iter().map(slot).collect();
+    }
+    json
+}
+
+/// The map as a program array whose missed calls are counted.
+fn counting(map: &MapHandle) -> Option<ProgramArray> {
+    ProgramArray::try_from(map).ok().filter(ProgramArray::counts_missed)
+}
+
+fn add_missed(json: &mut Value, missed: Missed) {
+    json["missed_empty"] = json!(missed.empty);
+    json["missed_limit"] = json!(missed.limit);
+}
+
+fn missed_text(missed: Missed) -> String {
+    format!("missed  empty {}  limit {}", missed.empty, missed.limit)
 }
 
 fn line(map: &MapHandle) -> String {
     let def = map.def();
     let frozen = if def.frozen { "  frozen" } else { "" };
+    let mut missed = String::new();
+    if let Some(array) = counting(map) {
+        let _ = writeln!(missed, "\t{}  outside {}", missed_text(array.missed_total()), array.missed_outside());
+        for (index, slot) in array.missed_slots() {
+            let _ = writeln!(missed, "\tslot {index}  {}", missed_text(slot));
+        }
+    }
     format!(
-        "{}: {}  name {}  flags {:#x}\n\tkey {}B  value {}B  max_entries {}{frozen}\n",
+        "{}: {}  name {}  flags {:#x}\n\tkey {}B  value {}B  max_entries {}{frozen}\n{missed}",
         map.id(),
         map.map_type(),
         map.name(),
@@ -95,14 +133,27 @@ fn line(map: &MapHandle) -> String {
 fn dump(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
     let map = session.take_map(words)?;
     words.end()?;
-    let (mut json, mut text) = (Vec::new(), String::new());
+    let (mut json, mut text, mut found) = (Vec::new(), String::new(), 0);
     for key in map.keys()? {
         // An element may go between the two steps, and a program array has empty slots.
-        let Ok(value) = map.read(&key) else { continue };
-        json.push(element(session, &map, &key, &value));
-        text += &element_text(session, &map, &key, &value);
+        match map.read(&key) {
+            Ok(value) => {
+                found += 1;
+                json.push(element(session, &map, &key, &value));
+                text += &element_text(session, &map, &key, &value);
+            }
+            Err(_) => {
+                let Some(missed) = slot_missed(&map, &key).filter(|missed| *missed != Missed::default()) else {
+                    continue;
+                };
+                let mut empty = json!({ "key": bytes::to_json(&key), "value": { "error": NO_ENTRY } });
+                add_missed(&mut empty, missed);
+                json.push(empty);
+                let _ = writeln!(text, "key: {}  value: {NO_ENTRY}  {}", bytes::to_text(&key), missed_text(missed));
+            }
+        }
     }
-    let _ = writeln!(text, "Found {} element{}", json.len(), if json.len() == 1 { "" } else { "s" });
+    let _ = writeln!(text, "Found {found} element{}", if found == 1 { "" } else { "s" });
     Ok(Answer::new(Value::Array(json), text))
 }
 
@@ -202,6 +253,12 @@ fn split(map: &MapHandle, value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     value.chunks(stride(map)).map(move |one| one.iter().take(size).copied().collect()).collect::<Vec<_>>().into_iter()
 }
 
+/// The missed calls of a slot, where they are counted.
+fn slot_missed(map: &MapHandle, key: &[u8]) -> Option<Missed> {
+    let index = u32::from_le_bytes(key.try_into().ok()?);
+    counting(map).map(|array| array.missed(index))
+}
+
 /// Name of the program in a slot.
 fn slot_name(session: &Session, map: &MapHandle, value: &[u8]) -> Option<String> {
     let id = u32::from_le_bytes(value.try_into().ok()?);
@@ -226,6 +283,9 @@ fn element(session: &Session, map: &MapHandle, key: &[u8], value: &[u8]) -> Valu
     if let Some(name) = slot_name(session, map, value) {
         json["program"] = json!(name);
     }
+    if let Some(missed) = slot_missed(map, key) {
+        add_missed(&mut json, missed);
+    }
     if !map.def().symbols.is_empty() {
         json["variables"] = variables(map, value).map(|(s, b)| (s.name.clone(), bytes::to_json(b))).collect();
     }
@@ -233,14 +293,17 @@ fn element(session: &Session, map: &MapHandle, key: &[u8], value: &[u8]) -> Valu
 }
 
 fn element_text(session: &Session, map: &MapHandle, key: &[u8], value: &[u8]) -> String {
-    let key = bytes::to_text(key);
+    let shown_key = bytes::to_text(key);
     if per_cpu(map) {
         let one = |(cpu, value): (usize, Vec<u8>)| format!("value (CPU {cpu:02}): {}\n", bytes::to_text(&value));
-        return format!("key: {key}\n{}", split(map, value).enumerate().map(one).collect::<String>());
+        return format!("key: {shown_key}\n{}", split(map, value).enumerate().map(one).collect::<String>());
     }
-    let mut text = format!("key: {key}  value: {}", bytes::to_text(value));
+    let mut text = format!("key: {shown_key}  value: {}", bytes::to_text(value));
     if let Some(name) = slot_name(session, map, value) {
         let _ = write!(text, "  ({name})");
+    }
+    if let Some(missed) = slot_missed(map, key) {
+        let _ = write!(text, "  {}", missed_text(missed));
     }
     text.push('\n');
     for (symbol, bytes) in variables(map, value) {

@@ -16,8 +16,8 @@ use crate::{dump, run};
 
 /// What follows clap's own help.
 pub const HELP: &str = "\
-  prog load OBJ [type TYPE] [prog NAME]... [map name NAME MAP]...     the first program of the object
-  prog loadall OBJ [type TYPE] [prog NAME]... [map name NAME MAP]...  all of them
+  prog load OBJ [type TYPE] [prog NAME]... [map name NAME MAP]... [slots NAME]...     the first program of the object
+  prog loadall OBJ [type TYPE] [prog NAME]... [map name NAME MAP]... [slots NAME]...  all of them
   prog show [PROG]
   prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N]
   prog dump xlated PROG [opcodes] [linum]
@@ -30,7 +30,7 @@ pub const HELP: &str = "\
   livebpf -o chain.o prog dump jited name parse opcodes
 
 `load` and `loadall` verify and compile; nothing stays behind when the command ends. An object's programs are run with -o or
-in a batch. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.";
+in a batch. With `slots` the tail calls through that program array read its slots and are never patched. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.";
 
 /// Carries out the words behind `prog`.
 pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
@@ -53,13 +53,14 @@ struct Selection {
     prog_type: Option<ProgType>,
     programs: Vec<String>,
     maps: Vec<(String, MapHandle)>,
+    slots: Vec<String>,
 }
 
 impl Selection {
     fn take(session: &Session, words: &mut Words<'_>) -> Result<Selection, CliError> {
         let mut selection = Selection::default();
         while words.peek().is_some() {
-            match words.take("`type`, `prog` or `map`")? {
+            match words.take("`type`, `prog`, `map` or `slots`")? {
                 "type" => selection.prog_type = Some(program_type(words.take("a program type")?)?),
                 "prog" => selection.programs.push(words.take("the name of a program")?.to_owned()),
                 "map" => {
@@ -67,11 +68,14 @@ impl Selection {
                     let name = words.take("the name of a map of the object")?.to_owned();
                     selection.maps.push((name, session.take_map(words)?));
                 }
+                "slots" => selection.slots.push(words.take("the name of a program array of the object")?.to_owned()),
                 path if path.contains('/') => {
                     return Err(CliError::usage(format!("nothing is pinned here: leave the path {path:?} out")));
                 }
                 other => {
-                    return Err(CliError::usage(format!("found {other:?} where `type`, `prog` or `map` is wanted")));
+                    return Err(CliError::usage(format!(
+                        "found {other:?} where `type`, `prog`, `map` or `slots` is wanted"
+                    )));
                 }
             }
         }
@@ -92,6 +96,9 @@ impl Selection {
         }
         for (name, map) in &self.maps {
             options = options.reuse_map(name, map);
+        }
+        for array in &self.slots {
+            options = options.slots(array);
         }
         Ok(options)
     }
@@ -137,15 +144,15 @@ fn load(session: &mut Session, words: &mut Words<'_>, all: bool) -> Result<Answe
 fn show(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
     if words.peek().is_none() {
         let programs: Vec<&Program> = session.programs().collect();
-        let json = programs.iter().map(|p| describe(p)).collect();
-        return Ok(Answer::new(json, programs.iter().map(|p| line(p)).collect::<String>()));
+        let json = programs.iter().map(|p| describe(session, p)).collect();
+        return Ok(Answer::new(json, programs.iter().map(|p| line(session, p)).collect::<String>()));
     }
     let found = session.take_programs(words)?;
     words.end()?;
-    let text: String = found.iter().map(line).collect();
+    let text: String = found.iter().map(|p| line(session, p)).collect();
     let json = match found.as_slice() {
-        [one] => describe(one),
-        several => several.iter().map(describe).collect(),
+        [one] => describe(session, one),
+        several => several.iter().map(|p| describe(session, p)).collect(),
     };
     Ok(Answer::new(json, text))
 }
@@ -154,7 +161,7 @@ fn bytes_xlated(program: &Program) -> u64 {
     u64::from(program.linked().insns.len()) * 8
 }
 
-fn describe(program: &Program) -> Value {
+fn describe(session: &Session, program: &Program) -> Value {
     let jited = observe::jited_bytes(program);
     let mut json = json!({
         "id": program.id(),
@@ -168,17 +175,31 @@ fn describe(program: &Program) -> Value {
         json["bytes_jited"] = json!(bytes);
     }
     json["map_ids"] = json!(observe::map_ids(program));
+    let mode = observe::tail_call_mode(program);
+    json["engine"] = json!(mode.engine.name());
+    if let Some(why) = session.no_patching() {
+        json["engine_why"] = json!(why);
+    }
+    if !mode.slots.is_empty() {
+        json["slot_map_ids"] = json!(mode.slots);
+    }
     json
 }
 
-fn line(program: &Program) -> String {
+fn line(session: &Session, program: &Program) -> String {
     let gpl = if program.linked().gpl_compatible() { "  gpl" } else { "" };
     let jited = match observe::jited_bytes(program) {
         Some(bytes) => format!("jited {bytes}B"),
         None => "not jited".to_owned(),
     };
-    let maps: Vec<String> = observe::map_ids(program).iter().map(u32::to_string).collect();
-    let maps = if maps.is_empty() { String::new() } else { format!("  map_ids {}", maps.join(",")) };
+    let ids = |what: &str, ids: &[u32]| {
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        if ids.is_empty() { String::new() } else { format!("  {what} {}", ids.join(",")) }
+    };
+    let mode = observe::tail_call_mode(program);
+    let why = session.no_patching().map(|why| format!("  ({why})")).unwrap_or_default();
+    let engine = format!("engine {}{why}{}", mode.engine, ids("slot_map_ids", &mode.slots));
+    let maps = ids("map_ids", &observe::map_ids(program));
     let (id, kind, name, xlated) = (program.id(), program.prog_type(), program.name(), bytes_xlated(program));
-    format!("{id}: {kind}  name {name}{gpl}\n\txlated {xlated}B  {jited}{maps}\n")
+    format!("{id}: {kind}  name {name}{gpl}\n\txlated {xlated}B  {jited}{maps}\n\t{engine}\n")
 }

@@ -36,9 +36,11 @@ impl Session {
     /// A runtime as the options say, with the objects of `-o` in it.
     pub fn new(args: &Args) -> Result<Session, CliError> {
         let engine = args.engine.unwrap_or(Engine::Jit);
-        let runtime = Runtime::builder().engine(engine).trace_log(Stderr).build()?;
-        if runtime.engine() != engine {
-            output::note(&format!("Note: engine {engine} is not available here, {} is used", runtime.engine()));
+        let builder = Runtime::builder().engine(engine).count_missed(!args.no_count);
+        let runtime = builder.trace_log(Stderr).build()?;
+        if let Some(why) = runtime.no_patching() {
+            let used = runtime.engine();
+            output::note(&format!("Note: engine {engine} is not available here ({why}), {used} is used"));
         }
         let mut session = Session { runtime, worker: None, loaded: Vec::new() };
         for path in &args.object {
@@ -82,6 +84,11 @@ impl Session {
             self.worker = Some(self.runtime.worker()?);
         }
         Ok(self.worker.as_mut().expect("just made"))
+    }
+
+    /// Why tail calls read their slots, where that is the system's choice.
+    pub fn no_patching(&self) -> Option<&str> {
+        self.runtime.no_patching()
     }
 
     /// How many values an element of a per-CPU map has.

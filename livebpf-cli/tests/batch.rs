@@ -20,6 +20,9 @@ enum Wanted {
     Anything,
     Retval(u64),
     Variable(String, u64),
+    /// Of a slot: missed because it was empty, and by the limit.
+    Missed(u64, [u64; 2]),
+    MissedOutside(u64),
     Error(String),
 }
 
@@ -73,6 +76,12 @@ impl Play {
             // Only scenarios of the unverified door ask for something else than a value.
             wanted = Wanted::Variable(variable_name.to_owned(), number(&step["value"]));
             format!("map lookup name {} key 0 0 0 0", variable(object.maps(), variable_name).0.name)
+        } else if let Some([array, index]) = step["missed"].as_array().map(Vec::as_slice) {
+            wanted = Wanted::Missed(number(index), [number(&step["empty"]), number(&step["limit"])]);
+            format!("map show name {}", name(array))
+        } else if let Some(array) = step["missed_outside"].as_str() {
+            wanted = Wanted::MissedOutside(number(&step["value"]));
+            format!("map show name {array}")
         } else if let Some(pattern) = step["run_each"].as_str() {
             return self.run_each(pattern, step, object, packet);
         } else {
@@ -115,6 +124,13 @@ fn compare(what: &str, wanted: &Wanted, answer: &Value) {
         Wanted::Error(errno) => assert!(error.is_some_and(|e| e.contains(errno)), "{what}: wanted {errno}: {answer}"),
         Wanted::Anything => assert_eq!(error, None, "{what}: {answer}"),
         Wanted::Retval(value) => assert_eq!(answer["output"]["retval"].as_u64(), Some(*value), "{what}: {answer}"),
+        Wanted::Missed(index, missed) => {
+            let slots = answer["output"]["missed_slots"].as_array().expect("it is counted");
+            let slot = slots.iter().find(|slot| slot["index"].as_u64() == Some(*index));
+            let found = slot.map_or([0, 0], |slot| [number(&slot["missed_empty"]), number(&slot["missed_limit"])]);
+            assert_eq!(found, *missed, "{what}: slot {index}: {answer}");
+        }
+        Wanted::MissedOutside(value) => assert_eq!(number(&answer["output"]["missed_outside"]), *value, "{what}"),
         Wanted::Variable(name, value) => {
             let found =
                 bytes(&answer["output"]["variables"][name]).iter().rev().fold(0u64, |v, b| v << 8 | u64::from(*b));

@@ -31,6 +31,8 @@ fn assert_adds_up(report: &Value) {
     assert_eq!((ended("drop"), ended("aborted")), (ran("drop"), count("drop", "missed")));
     assert_eq!((ended("tx"), ended("pass") + ended("tx")), (ran("backend"), asked("count")));
     assert_eq!(number(&report["tracked"]), ran("conntrack") - count("conntrack", "aside"));
+    let missed = ["acl", "conntrack", "balance", "count", "drop", "backend"].map(|stage| count(stage, "missed"));
+    assert_eq!(number(&report["engine_missed"]), missed.iter().sum::<u64>());
 }
 
 /// What must hold for every run of the demo that ends well.

@@ -36,7 +36,7 @@ fn prog_show() {
     let shown = answer(&["-o", t, "prog", "show"]);
     assert_eq!(shown.as_array().unwrap().len(), 4);
     let one = answer(&["-o", t, "prog", "show", "name", "entry"]);
-    let wanted = ["id", "type", "name", "gpl_compatible", "bytes_xlated", "jited", "bytes_jited", "map_ids"];
+    let wanted = ["id", "type", "name", "gpl_compatible", "bytes_xlated", "jited", "bytes_jited", "map_ids", "engine"];
     assert_eq!(keys(&one), wanted);
     assert_eq!(one, shown[3]);
     let fields =
@@ -85,7 +85,9 @@ fn map_show() {
     let stages = answer(&["-o", c, "map", "show", "name", "stages"]);
     assert!(shown.as_array().unwrap().contains(&stages));
     let wanted = ["id", "type", "name", "flags", "bytes_key", "bytes_value", "max_entries", "frozen"];
-    assert_eq!(keys(&stages), wanted);
+    let missed = ["missed_empty", "missed_limit", "missed_outside", "missed_slots"];
+    assert_eq!(keys(&stages), [&wanted[..], &missed].concat());
+    assert_eq!(keys(&answer(&["--no-count", "-o", c, "map", "show", "name", "stages"])), wanted);
     assert_eq!(
         json!([stages["type"], stages["bytes_key"], stages["bytes_value"], stages["frozen"]]),
         json!(["prog_array", 4, 4, 0])
@@ -175,4 +177,52 @@ fn pretty_is_the_same_document() {
     assert_eq!(plain.json(), pretty.json());
     assert_eq!(plain.stdout.lines().count(), 1);
     assert!(pretty.stdout.lines().count() > 10);
+}
+
+#[test]
+fn missed_calls_are_shown() {
+    let (scratch, t) = (Scratch::new("json-missed"), &object("tailcall_1.o"));
+    let packet = &scratch.file("p", &[0; 64]);
+    // Four calls through each of three slots; the last slot is filled.
+    let commands = format!(
+        "prog loadall {t}\n\
+         map update name jmp_table key 2 0 0 0 value name classifier_2\n\
+         prog run name entry data_in {packet} repeat 10\n\
+         map show name jmp_table\n\
+         map dump name jmp_table\n\
+         map lookup name jmp_table key 2 0 0 0\n"
+    );
+    for engine in ENGINES {
+        let (status, answers) = common::batch(engine, false, &commands);
+        assert_eq!(status, 0, "{answers:?}");
+        let outputs: Vec<&Value> = answers[3..].iter().map(|answer| &answer["output"]).collect();
+        let missed = |i: usize| json!({ "index": i, "missed_empty": 40, "missed_limit": 0 });
+        assert_eq!(outputs[0]["missed_slots"], json!([missed(0), missed(1)]), "{engine}");
+        let total = ["missed_empty", "missed_limit", "missed_outside"].map(|key| outputs[0][key].as_u64());
+        assert_eq!(total, [Some(80), Some(0), Some(0)], "{engine}");
+        let none = |i: u8| {
+            json!({ "key": [format!("{i:#04x}"), "0x00", "0x00", "0x00"], "value": { "error": "<no entry>" },
+                "missed_empty": 40, "missed_limit": 0 })
+        };
+        assert_eq!(outputs[1].as_array().unwrap()[..2], [none(0), none(1)], "{engine}");
+        let last = &outputs[1][2];
+        assert_eq!(last, outputs[2], "{engine}");
+        let fields = json!([last["program"], last["missed_empty"], last["missed_limit"]]);
+        assert_eq!(fields, json!(["classifier_2", 0, 0]), "{engine}");
+    }
+    let args = ["-o", t, "map", "show"];
+    let text = livebpf(&args).stdout;
+    assert!(text.ends_with("\tmissed  empty 0  limit 0  outside 0\n"), "{text}");
+}
+
+#[test]
+fn slots_by_choice() {
+    let t = &object("tailcall_1.o");
+    let commands = format!("prog loadall {t} slots jmp_table\nprog show name entry\nprog dump jited name entry\n");
+    let shown = |engine| common::batch(engine, false, &commands).1[1]["output"].clone();
+    assert_eq!(json!([shown("jit")["engine"], shown("jit")["slot_map_ids"]]), json!(["jit", [1]]));
+    assert_eq!((&shown("slot")["engine"], shown("slot").get("slot_map_ids")), (&json!("slot"), None));
+    let ran = livebpf(&["prog", "loadall", t, "slots", "nope"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("no map named \"nope\"; there is jmp_table"), "{}", ran.stderr);
 }

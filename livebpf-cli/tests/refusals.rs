@@ -79,7 +79,7 @@ fn words_of_prog() {
     check(&["prog"], 2, &format!("the command ends where {verbs} is wanted"));
     check(&["prog", "attach"], 2, &format!("found \"attach\" where {verbs} is wanted"));
     check(&["prog", "load"], 2, "the command ends where an object file is wanted");
-    check(&["prog", "load", t, "frob"], 2, "found \"frob\" where `type`, `prog` or `map` is wanted");
+    check(&["prog", "load", t, "frob"], 2, "found \"frob\" where `type`, `prog`, `map` or `slots` is wanted");
     check(&["prog", "load", t, "/sys/fs/bpf/x"], 2, "nothing is pinned here: leave the path \"/sys/fs/bpf/x\" out");
     check(
         &["prog", "load", t, "type", "frob"],

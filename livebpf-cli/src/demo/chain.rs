@@ -47,7 +47,7 @@ impl Chain {
     /// Loads the chain, all stages in their first version, for `cpus` workers. `broken` names a stage whose first version
     /// is to be one that does not do what it says.
     pub fn load(engine: Engine, cpus: u32, broken: Option<&str>) -> Result<Chain, Error> {
-        let runtime = Runtime::builder().engine(engine).cpus(cpus).build()?;
+        let runtime = Runtime::builder().engine(engine).cpus(cpus).count_missed(true).build()?;
         let ebpf = runtime.load(&Object::parse(OBJECT)?)?;
         let map = |name| ebpf.map(name).ok_or_else(|| Error::Options(format!("the chain has no map {name}")));
         let (stages, backends) = (ProgramArray::try_from(map("stages")?)?, ProgramArray::try_from(map("backends")?)?);

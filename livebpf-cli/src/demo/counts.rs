@@ -1,6 +1,6 @@
 //! What the chain counted, and whether it adds up (the equations of assets/demo/README.md).
 
-use livebpf::runtime::Error;
+use livebpf::runtime::{Error, Missed};
 use serde_json::{Map, Value, json};
 
 use super::chain::{BACKEND, Chain, STAGES, VERDICTS, word};
@@ -42,6 +42,8 @@ pub struct Counts {
     pub tracked: u64,
     /// Flows.
     pub flows: u64,
+    /// Missed calls that the engine counted, in the order of `stages`: what the programs counted as `missed` by themselves.
+    pub engine_missed: [u64; STAGES.len() + 1],
 }
 
 impl Counts {
@@ -61,6 +63,11 @@ impl Counts {
             counts.flows += 1;
         }
         counts.tracked += chain.global("flows_full")?;
+        let all = |missed: Missed| missed.empty + missed.limit;
+        for (slot, missed) in (0..).zip(&mut counts.engine_missed[..BACKEND]) {
+            *missed = all(chain.stages.missed(slot));
+        }
+        counts.engine_missed[BACKEND] = all(chain.backends.missed_total()) + chain.backends.missed_outside();
         Ok(counts)
     }
 
@@ -95,9 +102,17 @@ impl Counts {
             ),
         ];
         let wrong = equations.into_iter().filter(|(_, left, right)| left != right);
-        wrong
+        let mut wrong: Vec<String> = wrong
             .map(|(equation, left, right)| format!("the counts do not add up: {equation}: {left} and {right}"))
-            .collect()
+            .collect();
+        for ((name, stage), engine) in self.named().zip(self.engine_missed) {
+            if stage.missed != engine {
+                let missed = stage.missed;
+                wrong
+                    .push(format!("{name} was missed {missed} times by its callers' counts, {engine} by the engine's"));
+            }
+        }
+        wrong
     }
 
     /// The stages with their names, the backends as one.
@@ -119,6 +134,7 @@ impl Counts {
         json!({
             "malformed": self.malformed, "not_ip": self.not_ip, "flows": self.flows, "tracked": self.tracked,
             "verdicts": verdicts, "stages": stages,
+            "engine_missed": self.engine_missed.iter().sum::<u64>(),
         })
     }
 }
@@ -154,5 +170,7 @@ mod tests {
         counts.stages[1].ran = 9;
         assert!(counts.wrong(10)[0].ends_with("asked(conntrack) = asked(acl) - aside(acl): 9 and 10"));
         assert_eq!(counts.wrong(11).len(), 4);
+        counts.engine_missed[4] = 3;
+        assert_eq!(counts.wrong(11)[4], "drop was missed 0 times by its callers' counts, 3 by the engine's");
     }
 }

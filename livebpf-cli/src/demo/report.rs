@@ -147,6 +147,8 @@ impl Report {
         }
         let (malformed, not_ip) = (grouped(self.counts.malformed), grouped(self.counts.not_ip));
         let _ = writeln!(text, "malformed {malformed}, not IP {not_ip}, {} flows", grouped(self.counts.flows));
+        let missed = grouped(self.counts.engine_missed.iter().sum());
+        let _ = writeln!(text, "missed tail calls by the engine's own counters, compared slot by slot: {missed}");
     }
 
     fn updates(&self, text: &mut String) {

@@ -44,7 +44,7 @@ pub fn run(engine: Engine, args: &DoctorArgs, output: Output) -> Result<u8, CliE
         return tearing::child(args.seconds, offset);
     }
     let machine = Machine::examine();
-    let mode = mode(engine, &machine);
+    let mode = mode(engine);
     let rows = if machine.offers.two_views.is_none() { tearing::run(args.seconds) } else { Vec::new() };
     let forbidden = mode.engine.map(|engine| forbidden::run(engine, args.seconds)).transpose()?;
     let wrong = rows.iter().any(Row::is_wrong) || forbidden.as_ref().is_some_and(|f| f.wrong > 0);
@@ -57,15 +57,17 @@ pub fn run(engine: Engine, args: &DoctorArgs, output: Output) -> Result<u8, CliE
 }
 
 /// Asks a runtime which engine it takes.
-fn mode(wanted: Engine, machine: &Machine) -> Mode {
+fn mode(wanted: Engine) -> Mode {
     let runtime = match Runtime::builder().engine(wanted).build() {
         Ok(runtime) => runtime,
         Err(error) => return Mode { engine: None, why: error.to_string() },
     };
-    let why = match (runtime.engine(), wanted, &machine.offers.core_sync) {
-        (Engine::Jit, ..) => "running code can be patched: tail calls through known slots are direct jumps".to_owned(),
-        (Engine::Slot, Engine::Jit, Some(why)) => format!("running code cannot be patched: {why}"),
-        (Engine::Slot | Engine::Interp, ..) => "asked for".to_owned(),
+    let why = match (runtime.engine(), runtime.no_patching()) {
+        (_, Some(why)) => format!("running code cannot be patched: {why}"),
+        (Engine::Jit, None) => {
+            "running code can be patched: tail calls through known slots are direct jumps".to_owned()
+        }
+        (Engine::Slot | Engine::Interp, None) => "asked for".to_owned(),
     };
     Mode { engine: Some(runtime.engine()), why }
 }
