@@ -134,6 +134,6 @@ fn invalid(why: impl Into<std::borrow::Cow<'static, str>>) -> MapError {
     MapError::Invalid(why.into())
 }
 
-fn no_memory(def: &MapDef, error: OutOfMemory) -> MapError {
+pub(super) fn no_memory(def: &MapDef, error: OutOfMemory) -> MapError {
     MapError::NoMemory(format!("map {:?} of type {}: {error}", def.name, def.map_type).into())
 }

@@ -29,7 +29,7 @@ use crate::object::{MapDef, MapType};
 use array::Array;
 use cell::Slice;
 use hash::Hash;
-use prog_array::ProgArray;
+use prog_array::{ProgArray, Table};
 
 /// Update: create the element or replace its value.
 pub const BPF_ANY: u64 = 0;
@@ -265,6 +265,12 @@ impl Map {
     /// Whether users are forbidden to change it.
     pub fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::Acquire)
+    }
+
+    /// An empty table for generation `since` of a program array; `None` for other maps. `ENOMEM`.
+    pub fn next_table(&self, since: u64) -> Result<Option<Arc<Table>>, MapError> {
+        let table = self.prog_array().map(|array| array.next_table(since)).transpose();
+        table.map_err(|error| create::no_memory(&self.def, error))
     }
 
     /// The slots of a program array; `None` for other maps.

@@ -9,7 +9,7 @@ use crate::insn::Pc;
 use crate::jit::{PokeSite, Symbol};
 use crate::link::MapId;
 use crate::map::Map;
-use crate::run::{Body, Loaded, Native, Program};
+use crate::run::{Loaded, Placement, Program};
 
 /// Machine code, with names. Offsets count bytes from the first.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub enum Lead {
 
 /// The live code of `program`; `None` when it is interpreted.
 pub fn listing(program: &Program) -> Option<Listing> {
-    let Body::Native(native) = program.loaded.body() else { return None };
+    let native = program.loaded().placement()?;
     let bytes = native.image.bytes();
     let functions = program.linked().subprogs.iter().zip(&native.code.frames);
     Some(Listing {
@@ -86,8 +86,8 @@ pub fn listing(program: &Program) -> Option<Listing> {
         entry: native.code.entry,
         tail_entry: native.code.tail_entry,
         functions: functions.map(|(f, at)| Function { name: f.name.clone(), start: at.start, end: at.end }).collect(),
-        sites: native.code.sites.iter().filter_map(|s| site(&program.loaded, native, &bytes, s)).collect(),
-        symbols: native.code.relocs.iter().filter_map(|r| Some((r.at, name(&program.loaded, r.symbol)?))).collect(),
+        sites: native.code.sites.iter().filter_map(|s| site(program.loaded(), &native, &bytes, s)).collect(),
+        symbols: native.code.relocs.iter().filter_map(|r| Some((r.at, name(program.loaded(), r.symbol)?))).collect(),
         lines: native.code.lines.clone(),
         bytes,
     })
@@ -103,7 +103,7 @@ fn rel32(bytes: &[u8], at: u32) -> Option<i32> {
     field.try_into().ok().map(i32::from_le_bytes)
 }
 
-fn site(loaded: &Loaded, native: &Native, bytes: &[u8], site: &PokeSite) -> Option<Site> {
+fn site(loaded: &Loaded, native: &Placement, bytes: &[u8], site: &PokeSite) -> Option<Site> {
     let map = map(loaded, site.map)?;
     let next = native.image.base() + u64::from(site.target) + 5;
     let address = next.wrapping_add_signed(rel32(bytes, site.target)?.into());

@@ -10,19 +10,16 @@ pub use perf_map::PerfMap;
 
 use crate::jit::TailCalls;
 use crate::link::MapId;
-use crate::run::{Body, Engine, Program};
+use crate::run::{Engine, Program};
 
 /// Numbers of the maps that a program uses, in the order in which it refers to them.
 pub fn map_ids(program: &Program) -> Vec<u32> {
-    program.loaded.maps().iter().map(|map| map.id()).collect()
+    program.loaded().maps().iter().map(|map| map.id()).collect()
 }
 
 /// Bytes of machine code; `None` for a program that is interpreted.
 pub fn jited_bytes(program: &Program) -> Option<usize> {
-    match program.loaded.body() {
-        Body::Interp => None,
-        Body::Native(native) => Some(native.image.len()),
-    }
+    program.loaded().placement().map(|placement| placement.image.len())
 }
 
 /// How a program's tail calls are executed.
@@ -39,12 +36,12 @@ pub struct TailCallMode {
 
 /// How a program's tail calls are executed: by engine, and by what its load chose for each array.
 pub fn tail_call_mode(program: &Program) -> TailCallMode {
-    let loaded = &program.loaded;
+    let loaded = program.loaded();
     let numbers =
         |maps: &[MapId]| maps.iter().filter_map(|id| loaded.maps().get(id.0 as usize)).map(|m| m.id()).collect();
-    let slots = match loaded.body() {
-        Body::Native(native) if native.options.tail_calls == TailCalls::Patched => numbers(&native.options.slot_maps),
-        Body::Native(_) | Body::Interp => Vec::new(),
+    let slots = match loaded.placement() {
+        Some(native) if native.options.tail_calls == TailCalls::Patched => numbers(&native.options.slot_maps),
+        Some(_) | None => Vec::new(),
     };
     TailCallMode { engine: loaded.shared.engine, slots, counted: numbers(&loaded.executable().counted) }
 }

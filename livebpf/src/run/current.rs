@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::generation::Generation;
-use super::program::Loaded;
+use super::program::{Entry, Loaded};
 use super::stub::{self, Landing};
 use super::worker::Core;
 use crate::map::Map;
@@ -17,8 +17,8 @@ use crate::map::cell::Slice;
 
 /// The innermost run of this thread.
 pub(super) struct Current<'a> {
-    /// The program that was started.
-    pub program: &'a Loaded,
+    /// The program that was started; a transaction may have put another one in its place.
+    pub entry: &'a Entry,
     /// The worker it runs on.
     pub worker: &'a Core,
     /// Where this run and those nested in it on the same worker resolve their entries.
@@ -95,7 +95,9 @@ const LONGEST: usize = 4096;
 /// started or of any that its tail calls can lead to. `None` for other memory. The window is valid during the helper's call.
 pub(crate) fn readable(addr: u64) -> Option<Slice<'static>> {
     with(|c| {
-        let mut maps: Vec<Arc<Map>> = c?.program.maps().to_vec();
+        let c = c?;
+        let started = c.generation.redirect(c.entry.id);
+        let mut maps: Vec<Arc<Map>> = started.as_ref().unwrap_or(&c.entry.loaded).maps().to_vec();
         let mut next = 0;
         while let Some(map) = maps.get(next).cloned() {
             next += 1;
@@ -105,8 +107,7 @@ pub(crate) fn readable(addr: u64) -> Option<Slice<'static>> {
                 return Some(unsafe { Slice::from_raw(addr, len) });
             }
             let Some(array) = map.prog_array() else { continue };
-            let members = array.entries().into_iter().filter_map(|(index, _)| array.get(index));
-            for member in members {
+            for (_, member) in array.table(c.generation.number()).occupied() {
                 let new = member.as_any().downcast_ref::<Loaded>().into_iter().flat_map(Loaded::maps);
                 let new: Vec<_> = new.filter(|m| !maps.iter().any(|known| Arc::ptr_eq(known, m))).cloned().collect();
                 maps.extend(new);

@@ -61,6 +61,12 @@ pub enum RunError {
     /// A nested run was asked for outside of a run.
     #[error("a nested run needs a run around it")]
     NotInside,
+    /// A nested run of a program that was loaded after a transaction, inside a run that began before it.
+    #[error("program {program} was loaded after a transaction that the run around this one does not see")]
+    Younger {
+        /// Its name.
+        program: String,
+    },
     /// Every CPU number is taken by a worker.
     #[error("all {cpus} CPU numbers have a worker: build the runtime with a larger `cpus`")]
     NoCpu {

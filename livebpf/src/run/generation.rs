@@ -1,45 +1,49 @@
 //! Entries of all programs: the table in which an outermost run resolves the program it starts.
 //!
 //! A runtime has one pointer to its current [`Generation`]. An outermost run reads it once, after its read-side section
-//! was entered, and resolves its entry there; the runs nested in it resolve theirs in the same one. A program keeps its
-//! index ([`EntryId`]) for life; what stands at that index may differ from generation to generation.
+//! was entered, and resolves its entry there; the runs nested in it resolve theirs in the same one. The handles of a program keep
+//! their index ([`EntryId`]) for life; what stands at that index may differ from generation to generation.
 //!
-//! *Guarantees.* A generation that was current when a section was entered stays in place until the section is left.
+//! *Changes.* Single programs come and go in the current generation; a transaction makes the next one and swaps the pointer.
+//! Both happen under the update lock, which is what the [`UpdateGuard`] arguments stand for: so a change is either in
+//! what the transaction copies, or goes to the generation that it made.
+//!
+//! *Guarantees.* A generation that was current when a section was entered stays in place until the section is left: the one
+//! that [`Generations::swap`] returns must be handed to a grace period.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
-use std::ptr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::program::Loaded;
+use super::relink::Turn;
+use crate::text::patch::UpdateGuard;
 
 /// A program's index in the table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct EntryId(u16);
 
 /// Most programs that a runtime holds at once: as many as an [`EntryId`] can tell apart, so that no index needs a check.
 pub(crate) const MAX_PROGRAMS: usize = 1 << 16;
 
+/// Generations that may exist at once: the current one, and those in which runs are still going on.
+pub(crate) const MAX_GENERATIONS: usize = 16;
+
 /// One consistent set of entries.
 pub(crate) struct Generation {
-    /// Address of each program's entry; 0: none.
+    /// Address of each program's entry, 1 for the interpreter's; 0: none.
     entries: [AtomicU64; MAX_PROGRAMS],
     /// Native stack that the worst chain of tail calls between any of these programs needs, in bytes.
     stack: AtomicU64,
+    number: u64,
+    /// The entries whose runs start another program than their own.
+    redirects: Mutex<BTreeMap<EntryId, Arc<Loaded>>>,
 }
 
 impl Generation {
-    /// An empty table: pages that are untouched until a program's entry is written to them.
-    fn new() -> Box<Generation> {
-        let layout = Layout::new::<Generation>();
-        // SAFETY: the layout's size is not zero.
-        let block = unsafe { alloc_zeroed(layout) }.cast::<Generation>();
-        if block.is_null() {
-            handle_alloc_error(layout);
-        }
-        // SAFETY: the global allocator gave this block for this layout, and atomics of zero are all zero bytes.
-        unsafe { Box::from_raw(block) }
-    }
-
     /// The entry at `id`; 0: none.
     #[inline]
     pub(super) fn resolve(&self, id: EntryId) -> u64 {
@@ -51,12 +55,88 @@ impl Generation {
     pub(super) fn stack(&self) -> u64 {
         self.stack.load(Ordering::Acquire)
     }
+
+    /// How many generations there were before.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn redirects(&self) -> MutexGuard<'_, BTreeMap<EntryId, Arc<Loaded>>> {
+        self.redirects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The program that runs of `id` start, where it is not the entry's own.
+    pub(crate) fn redirect(&self, id: EntryId) -> Option<Arc<Loaded>> {
+        self.redirects().get(&id).cloned()
+    }
+}
+
+/// A generation, owned. (Not a `Box`: running threads have references to it.)
+pub(crate) struct Owned(NonNull<Generation>);
+
+// SAFETY: a generation is Sync, and owning it from another thread is owning it.
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+unsafe impl Sync for Owned {}
+
+impl Owned {
+    /// An empty table: pages that are untouched until a program's entry is written to them.
+    fn new(number: u64, stack: u64, redirects: BTreeMap<EntryId, Arc<Loaded>>) -> Owned {
+        let layout = Layout::new::<Generation>();
+        // SAFETY: the layout's size is not zero.
+        let block = unsafe { alloc_zeroed(layout) }.cast::<Generation>();
+        let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
+        let at = block.as_ptr();
+        // SAFETY: the block has the type's layout and is ours alone; atomics of zero are all zero bytes, and the other fields
+        // are written before anybody reads them.
+        unsafe {
+            (&raw mut (*at).stack).write(AtomicU64::new(stack));
+            (&raw mut (*at).number).write(number);
+            (&raw mut (*at).redirects).write(Mutex::new(redirects));
+        }
+        Owned(block)
+    }
+
+    /// Sets an entry of a generation that is not published yet.
+    pub(crate) fn set(&self, id: EntryId, entry: u64) {
+        self.entries[usize::from(id.0)].store(entry, Ordering::Release);
+    }
+
+    /// Lets runs of `id` start `program`, or its own again, in a generation that is not published yet.
+    pub(crate) fn redirect_to(&self, id: EntryId, program: Option<Arc<Loaded>>) {
+        let mut redirects = self.redirects();
+        let old = match program {
+            Some(program) => redirects.insert(id, program),
+            None => redirects.remove(&id),
+        };
+        drop(redirects);
+        drop(old);
+    }
+}
+
+impl std::ops::Deref for Owned {
+    type Target = Generation;
+    fn deref(&self) -> &Generation {
+        // SAFETY: made by `new`, freed by `drop` only.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the block and its fields were made in `new` with the layout of a `Box<Generation>`, and nobody else owns them.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
 }
 
 /// The current generation, and who has which index.
 pub(crate) struct Generations {
-    /// From `Box::into_raw`; owned.
+    /// Owned.
     current: AtomicPtr<Generation>,
+    /// The current one's.
+    number: AtomicU64,
+    /// Generations that exist, the current one included.
+    live: AtomicUsize,
     free: Mutex<Free>,
 }
 
@@ -69,22 +149,33 @@ struct Free {
 }
 
 impl Generations {
-    /// An empty first generation.
-    pub(crate) fn new() -> Generations {
-        let first = Box::into_raw(Generation::new());
-        Generations { current: AtomicPtr::new(first), free: Mutex::default() }
+    /// An empty first generation, whose runs need `stack` bytes of native stack.
+    pub(crate) fn new(stack: u64) -> Generations {
+        let first = Owned::new(0, stack, BTreeMap::new());
+        Generations {
+            current: AtomicPtr::new(into_raw(first)),
+            number: AtomicU64::new(0),
+            live: AtomicUsize::new(1),
+            free: Mutex::default(),
+        }
     }
 
     /// The current generation. A run calls this inside its section, and keeps what it got until it leaves.
     #[inline]
     pub(super) fn current(&self) -> &Generation {
-        // SAFETY: the pointer came from `Box::into_raw`, and what it ever was is freed by `drop` alone.
+        // SAFETY: the pointer came from `into_raw`. The generation is freed a grace period after it was swapped out, and every caller is
+        // inside a section, or has the turn or the update lock; it is swapped out only by who has both.
         unsafe { &*self.current.load(Ordering::Acquire) }
+    }
+
+    /// The number of the current generation. It is 0 until the first transaction.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     /// Reserves an index; `None` when all are in use.
     pub(crate) fn reserve(&self) -> Option<EntryId> {
-        let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = free.back.pop() {
             return Some(id);
         }
@@ -93,43 +184,99 @@ impl Generations {
         Some(EntryId(id))
     }
 
-    /// Gives an index back. Nobody resolves it any more.
+    /// Gives an index back that was never published, or was [`forgotten`](Self::forget).
     pub(crate) fn release(&self, id: EntryId) {
-        self.publish(id, 0);
-        self.free.lock().unwrap_or_else(|e| e.into_inner()).back.push(id);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).back.push(id);
     }
 
-    /// Publishes a program's entry; 0 takes it away.
-    pub(crate) fn publish(&self, id: EntryId, entry: u64) {
-        self.current().entries[usize::from(id.0)].store(entry, Ordering::Release);
+    /// Publishes a program's entry, whose worst chain needs `stack` bytes.
+    pub(crate) fn publish(&self, _lock: &UpdateGuard<'_>, id: EntryId, entry: u64, stack: u64) {
+        let current = self.current();
+        current.stack.fetch_max(stack, Ordering::Release);
+        current.entries[usize::from(id.0)].store(entry, Ordering::Release);
     }
 
-    /// Raises the stack that runs must have to at least `bytes`.
-    pub(crate) fn need_stack(&self, bytes: u64) {
-        self.current().stack.fetch_max(bytes, Ordering::Release);
+    /// Takes an entry away that nobody resolves any more. What comes back is to be dropped after the lock.
+    #[must_use]
+    pub(super) fn forget(&self, _lock: &UpdateGuard<'_>, id: EntryId) -> Option<Arc<Loaded>> {
+        let current = self.current();
+        current.entries[usize::from(id.0)].store(0, Ordering::Release);
+        current.redirects().remove(&id)
     }
+
+    /// The program that runs of `id` start, where it is not the entry's own.
+    pub(crate) fn redirect(&self, _turn: &Turn<'_>, id: EntryId) -> Option<Arc<Loaded>> {
+        self.current().redirect(id)
+    }
+
+    /// Generations that exist.
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The next generation, with the redirects of the current one but without entries.
+    pub(crate) fn next(&self, _lock: &UpdateGuard<'_>) -> Owned {
+        let current = self.current();
+        Owned::new(current.number + 1, current.stack(), current.redirects().clone())
+    }
+
+    /// Makes `next` the current generation: runs that start from now on are in it. The old one is to be handed to a grace period, and
+    /// [`drained`](Self::drained) called when that is over.
+    pub(crate) fn swap(&self, _lock: &UpdateGuard<'_>, next: Owned) -> Owned {
+        self.live.fetch_add(1, Ordering::AcqRel);
+        self.number.store(next.number, Ordering::Release);
+        let old = self.current.swap(into_raw(next), Ordering::AcqRel);
+        // SAFETY: what is in `current` came from `into_raw`, and was taken out just now.
+        unsafe { from_raw(old) }
+    }
+
+    /// A generation is gone.
+    pub(crate) fn drained(&self) {
+        self.live.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn into_raw(owned: Owned) -> *mut Generation {
+    std::mem::ManuallyDrop::new(owned).0.as_ptr()
+}
+
+/// # Safety
+/// `raw` came from `into_raw`, and is used once.
+unsafe fn from_raw(raw: *mut Generation) -> Owned {
+    // SAFETY: never null, by the contract.
+    Owned(unsafe { NonNull::new_unchecked(raw) })
 }
 
 impl Drop for Generations {
     fn drop(&mut self) {
-        let current = std::mem::replace(self.current.get_mut(), ptr::null_mut());
-        // SAFETY: from `Box::into_raw`, and taken out by this `drop` only; runs hold the runtime, so there is none.
-        drop(unsafe { Box::from_raw(current) });
+        // SAFETY: what is in `current` came from `into_raw`; runs hold the runtime, so there is none.
+        drop(unsafe { from_raw(*self.current.get_mut()) });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rcu::Domain;
+    use crate::text::patch::Patcher;
+    use crate::text::{CoreSync, Region, RegionOptions};
+
+    fn patcher() -> Arc<Patcher> {
+        let region = Region::new(RegionOptions { capacity: 64 << 10, ..RegionOptions::default() }).unwrap();
+        let sync = CoreSync::detect();
+        Patcher::new(region, sync.clone(), Domain::new(sync).unwrap())
+    }
 
     #[test]
     fn an_index_given_back_is_given_out_again_and_resolves_to_nothing() {
-        let table = Generations::new();
+        let (table, patcher) = (Generations::new(0), patcher());
+        let lock = patcher.update().unwrap();
         let resolve = |id| table.current().resolve(id);
         let (a, b) = (table.reserve().unwrap(), table.reserve().unwrap());
         assert_ne!(a, b);
-        table.publish(a, 0x1000);
+        table.publish(&lock, a, 0x1000, 0);
         assert_eq!((resolve(a), resolve(b)), (0x1000, 0));
+        assert!(table.forget(&lock, a).is_none());
         table.release(a);
         assert_eq!(resolve(a), 0);
         assert_eq!(table.reserve(), Some(a));
@@ -137,7 +284,7 @@ mod tests {
 
     #[test]
     fn there_are_as_many_indices_as_entries() {
-        let table = Generations::new();
+        let table = Generations::new(0);
         let last = (0..MAX_PROGRAMS).map(|_| table.reserve().expect("a free index")).last();
         assert_eq!(last, Some(EntryId(u16::MAX)));
         assert_eq!(table.reserve(), None);
@@ -146,10 +293,20 @@ mod tests {
     }
 
     #[test]
-    fn the_stack_need_only_grows() {
-        let table = Generations::new();
-        table.need_stack(100);
-        table.need_stack(50);
-        assert_eq!(table.current().stack(), 100);
+    fn the_next_generation_inherits_the_stack_and_nothing_is_stored_into_the_old_one() {
+        let (table, patcher) = (Generations::new(100), patcher());
+        let lock = patcher.update().unwrap();
+        let id = table.reserve().unwrap();
+        table.publish(&lock, id, 0x1000, 50);
+        let next = table.next(&lock);
+        next.set(id, 0x2000);
+        let old = table.swap(&lock, next);
+        assert_eq!((table.live(), table.number(), table.current().stack()), (2, 1, 100));
+        table.publish(&lock, id, 0x3000, 200);
+        assert_eq!((old.resolve(id), old.stack(), old.number()), (0x1000, 100, 0));
+        assert_eq!((table.current().resolve(id), table.current().stack()), (0x3000, 200));
+        drop(old);
+        table.drained();
+        assert_eq!(table.live(), 1);
     }
 }

@@ -15,12 +15,15 @@ use crate::map::Map;
 /// The interpreter's host for runs of one runtime.
 pub(super) struct Host<'a> {
     shared: &'a Shared,
+    /// Which slots the run sees.
+    generation: u64,
     panicked: bool,
 }
 
 impl<'a> Host<'a> {
-    pub(super) fn new(shared: &'a Shared) -> Host<'a> {
-        Host { shared, panicked: false }
+    /// For a run of generation number `generation`.
+    pub(super) fn new(shared: &'a Shared, generation: u64) -> Host<'a> {
+        Host { shared, generation, panicked: false }
     }
     /// A helper panicked, which is why the run ended with a fault.
     pub(super) fn panicked(&self) -> bool {
@@ -49,7 +52,7 @@ impl interp::Host for Host<'_> {
     }
 
     fn tail_target(&mut self, map: &Map, index: u32) -> Option<Arc<Executable>> {
-        let member = map.prog_array()?.get(index)?;
+        let member = map.prog_array()?.table(self.generation).get(index)?;
         member.as_any().downcast_ref::<Loaded>().map(|l| l.executable().clone())
     }
 }

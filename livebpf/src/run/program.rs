@@ -2,7 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::generation::EntryId;
 use super::shared::Shared;
@@ -19,29 +20,32 @@ use crate::verify::Verified;
 /// A loaded program. Handles are cheap to clone; the program goes when the last handle and the last slot that holds it are gone.
 #[derive(Clone)]
 pub struct Program {
-    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) entry: Arc<Entry>,
 }
 
 impl Program {
+    pub(crate) fn loaded(&self) -> &Arc<Loaded> {
+        &self.entry.loaded
+    }
     /// Its number, unique in the runtime.
     pub fn id(&self) -> u32 {
-        self.loaded.id
+        self.loaded().id
     }
     /// Name of its entry function.
     pub fn name(&self) -> &str {
-        &self.loaded.linked().name
+        &self.loaded().linked().name
     }
     /// Its type.
     pub fn prog_type(&self) -> ProgType {
-        self.loaded.linked().kind.prog_type
+        self.loaded().linked().kind.prog_type
     }
     /// The linked program it was made from: instructions, functions, maps, source lines.
     pub fn linked(&self) -> &Linked {
-        self.loaded.linked()
+        self.loaded().linked()
     }
     /// The proof it runs on, with the facts found on the way.
     pub fn verified(&self) -> &Verified {
-        self.loaded.verified()
+        self.loaded().verified()
     }
 }
 
@@ -51,19 +55,38 @@ impl fmt::Debug for Program {
     }
 }
 
-/// Machine code in place, with its registration for patching.
-pub(crate) struct Native {
-    /// Its direct tail calls are updated as long as this lives. Declared first: dropped before the code.
-    pub(crate) _tracking: Tracking,
+/// What the handles of one program share: the place in the generations' tables where their runs begin. A transaction can
+/// make them begin in another program.
+pub(crate) struct Entry {
+    pub(crate) id: EntryId,
+    pub(crate) loaded: Arc<Loaded>,
+}
+
+impl Drop for Entry {
+    /// Nobody can start a run here any more, but some may be about to resolve it. Waits for nothing.
+    fn drop(&mut self) {
+        let (id, shared) = (self.id, Arc::downgrade(&self.loaded.shared));
+        self.loaded.shared.domain.defer(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.forget_entry(id);
+            }
+        });
+    }
+}
+
+/// A program's machine code as one generation has it.
+pub(crate) struct Placement {
+    /// Its direct tail calls are updated as long as this lives and its generation is the current one. Declared first: dropped before the code.
+    pub(crate) tracking: Tracking,
     /// The code in place.
     pub(crate) image: Image,
-    /// What the code generator produced: sites, frames, line table.
-    pub(crate) code: Code,
+    /// What the code generator produced: sites, frames, line table, relocations.
+    pub(crate) code: Arc<Code>,
     /// What it was asked for.
     pub(crate) options: jit::Options,
 }
 
-impl Native {
+impl Placement {
     /// Tells who wants to know where the functions of `program` lie. After publication.
     pub(crate) fn announce(&self, id: u32, program: &Linked) {
         let functions = program.subprogs.iter().zip(&self.code.frames);
@@ -71,47 +94,50 @@ impl Native {
     }
 }
 
-/// What executes the program.
-pub(crate) enum Body {
-    /// The interpreter.
-    Interp,
-    /// Machine code.
-    Native(Box<Native>),
-}
-
 /// A loaded program: one per load, shared by handles and slots.
 pub(crate) struct Loaded {
     pub(crate) id: u32,
     pub(crate) contract: Contract,
-    pub(crate) entry: EntryId,
     pub(crate) shared: Arc<Shared>,
+    /// In the current generation; changed under the update lock.
+    tail_entry: AtomicU64,
     /// `None` only while being dropped.
     parts: Option<Parts>,
 }
 
 /// What running threads may still use after the last handle is gone.
 struct Parts {
-    body: Body,
+    /// In the current generation; `None` for the interpreter.
+    placement: Mutex<Option<Arc<Placement>>>,
     executable: Arc<Executable>,
 }
 
 impl Loaded {
+    /// A program that `placement` executes, or the interpreter.
     pub(crate) fn new(
         id: u32,
         contract: Contract,
-        entry: EntryId,
         shared: Arc<Shared>,
-        body: Body,
+        placement: Option<Arc<Placement>>,
         executable: Arc<Executable>,
     ) -> Loaded {
-        Loaded { id, contract, entry, shared, parts: Some(Parts { body, executable }) }
+        // The interpreter resolves members, not words: any mark that is not "empty" will do.
+        let tail_entry = placement.as_ref().map_or(u64::from(id) + 1, |p| p.image.tail_entry());
+        let parts = Some(Parts { placement: Mutex::new(placement), executable });
+        Loaded { id, contract, shared, tail_entry: AtomicU64::new(tail_entry), parts }
     }
 
     fn parts(&self) -> &Parts {
         self.parts.as_ref().expect("parts are taken in drop only")
     }
-    pub(crate) fn body(&self) -> &Body {
-        &self.parts().body
+    /// The machine code in the current generation; `None` for the interpreter.
+    pub(crate) fn placement(&self) -> Option<Arc<Placement>> {
+        self.parts().placement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Takes the code of a new generation, under the update lock. The old one is to be retired.
+    pub(crate) fn replace(&self, placement: Arc<Placement>) -> Option<Arc<Placement>> {
+        self.tail_entry.store(placement.image.tail_entry(), Ordering::Release);
+        self.parts().placement.lock().unwrap_or_else(PoisonError::into_inner).replace(placement)
     }
     pub(crate) fn executable(&self) -> &Arc<Executable> {
         &self.parts().executable
@@ -135,11 +161,7 @@ impl Member for Loaded {
         &self.contract
     }
     fn tail_entry(&self) -> u64 {
-        match self.body() {
-            // The interpreter resolves members, not words: any mark that is not "empty" will do.
-            Body::Interp => u64::from(self.id) + 1,
-            Body::Native(native) => native.image.tail_entry(),
-        }
+        self.tail_entry.load(Ordering::Acquire)
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -147,17 +169,11 @@ impl Member for Loaded {
 }
 
 impl Drop for Loaded {
-    /// Takes the entry away, so that no new run starts here, and hands code and maps to the reclaimer: runs that
-    /// started before may still be inside. May be called anywhere, with locks held and from inside a run: it waits for nothing.
+    /// Hands code and maps to the reclaimer: runs that started before may still be inside. May be called anywhere, with locks
+    /// held and from inside a run: it waits for nothing.
     fn drop(&mut self) {
-        self.shared.generations.publish(self.entry, 0);
-        let (parts, entry) = (self.parts.take(), self.entry);
-        let shared = Arc::downgrade(&self.shared);
-        self.shared.domain.defer(move || {
-            drop(parts);
-            if let Some(shared) = shared.upgrade() {
-                shared.generations.release(entry);
-            }
-        });
+        self.shared.registry.forget_program(self.id);
+        let parts = self.parts.take();
+        self.shared.domain.defer(move || drop(parts));
     }
 }

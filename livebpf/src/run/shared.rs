@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use super::custom::Custom;
-use super::generation::Generations;
+use super::generation::{EntryId, Generations};
+use super::registry::Registry;
+use super::relink::Relink;
 use crate::helper::Table;
 use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
@@ -82,6 +84,10 @@ pub(crate) struct Shared {
     pub(crate) domain: Arc<Domain>,
     /// Entries of all programs.
     pub(crate) generations: Generations,
+    /// What there is of programs and program arrays.
+    pub(crate) registry: Registry,
+    /// Loads and transactions, one at a time.
+    pub(crate) relink: Relink,
     /// Contracts of all helpers.
     pub(crate) helpers: Table,
     /// The embedder's helpers, each at a fixed address that code refers to.
@@ -99,6 +105,18 @@ impl Shared {
         let cpu = taken.iter().position(|t| !t)?;
         taken[cpu] = true;
         Some(cpu as u32)
+    }
+
+    /// The last handle of a program is gone, and a grace period is over since.
+    pub(super) fn forget_entry(&self, id: EntryId) {
+        // Refused in a fork's child only, where there is nothing to clean up.
+        let Ok(lock) = self.patcher.update() else { return };
+        let redirect = self.generations.forget(&lock, id);
+        drop(lock);
+        self.registry.forget_entry(id);
+        self.generations.release(id);
+        // May be the last reference to a program: with no lock held.
+        drop(redirect);
     }
 
     /// Gives a CPU number back. Not in a fork's child: the lock may be held there by a thread that does not exist.

@@ -7,7 +7,7 @@ use super::current::{self, Current};
 use super::error::RunError;
 use super::generation::Generation;
 use super::host::Host;
-use super::program::{Loaded, Program};
+use super::program::{Entry, Loaded, Program};
 use super::shared::Shared;
 use super::stack;
 use super::stub::{self, Landing};
@@ -80,7 +80,7 @@ impl Pinned<'_> {
     /// As [`Worker::run`].
     #[inline]
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
-        self.core.run_in_section(&program.loaded, ctx).map(|r0| r0 as u32)
+        self.core.run_in_section(&program.entry, ctx).map(|r0| r0 as u32)
     }
 }
 
@@ -100,23 +100,27 @@ impl Core {
     #[inline]
     pub(super) fn run(&self, program: &Program, ctx: &mut Context) -> Result<u64, RunError> {
         let _section = self.reader.enter();
-        self.run_in_section(&program.loaded, ctx)
+        self.run_in_section(&program.entry, ctx)
     }
 
     /// One run. The caller is inside a read-side section.
     #[inline]
-    fn run_in_section(&self, program: &Loaded, ctx: &mut Context) -> Result<u64, RunError> {
+    fn run_in_section(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
         // Also for a section that was entered before the fork.
         self.check_process()?;
-        self.check(program, ctx)?;
+        self.check(&entry.loaded, ctx)?;
         let depth = current::depth();
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
         }
         let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };
-        match program.contract.execution {
-            Execution::Interpreted => self.interpret(program, ctx, depth, generation),
-            Execution::Native => self.call(program, ctx, depth, generation),
+        let address = generation.resolve(entry.id);
+        if address == 0 {
+            return Err(RunError::Younger { program: entry.loaded.linked().name.clone() });
+        }
+        match entry.loaded.contract.execution {
+            Execution::Interpreted => self.interpret(entry, ctx, depth, generation),
+            Execution::Native => self.call(entry, address, ctx, depth, generation),
         }
     }
 
@@ -143,13 +147,15 @@ impl Core {
     #[cold]
     fn interpret(
         &self,
-        program: &Loaded,
+        entry: &Entry,
         ctx: &mut Context,
         depth: u32,
         generation: &Generation,
     ) -> Result<u64, RunError> {
-        let current = Current { program, worker: self, generation, depth, landing: std::ptr::null_mut() };
-        let mut host = Host::new(&self.shared);
+        let started = generation.redirect(entry.id);
+        let program = started.as_ref().unwrap_or(&entry.loaded);
+        let current = Current { entry, worker: self, generation, depth, landing: std::ptr::null_mut() };
+        let mut host = Host::new(&self.shared, generation.number());
         let result = current::scope(&current, || interp::run(program.executable(), ctx, &mut host));
         let name = || program.linked().name.clone();
         match result {
@@ -160,20 +166,27 @@ impl Core {
     }
 
     #[inline]
-    fn call(&self, program: &Loaded, ctx: &mut Context, depth: u32, generation: &Generation) -> Result<u64, RunError> {
+    fn call(
+        &self,
+        entry: &Entry,
+        address: u64,
+        ctx: &mut Context,
+        depth: u32,
+        generation: &Generation,
+    ) -> Result<u64, RunError> {
         if let Some(found) = stack::remaining()
             && found < generation.stack()
         {
             return Err(RunError::Stack { found, wanted: generation.stack() });
         }
-        let entry = generation.resolve(program.entry);
         let mut landing = Landing::default();
-        let current = Current { program, worker: self, generation, depth, landing: &raw mut landing };
-        // SAFETY: the entry is not 0 and its image is in place: the caller holds the program. The images that its tail calls
-        // lead to stay until the section that the caller is in is left. The context is of the program's type, and the stack suffices.
-        let r0 = current::scope(&current, || unsafe { stub::enter(entry, ctx.record_addr(), 0, &raw mut landing) });
+        let current = Current { entry, worker: self, generation, depth, landing: &raw mut landing };
+        // SAFETY: the address is an entry's of this run's generation, whose images stay in place, with all that their tail calls lead
+        // to, until the section that the caller is in is left. The context is of the program's type (a program that a
+        // transaction put in its place has the same), and the stack suffices.
+        let r0 = current::scope(&current, || unsafe { stub::enter(address, ctx.record_addr(), 0, &raw mut landing) });
         if landing.left() {
-            return Err(RunError::HelperPanicked { program: program.linked().name.clone() });
+            return Err(RunError::HelperPanicked { program: entry.loaded.linked().name.clone() });
         }
         Ok(r0)
     }

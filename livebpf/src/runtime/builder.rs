@@ -186,8 +186,7 @@ impl RuntimeBuilder {
         }
         let domain = Domain::new(sync.clone())?;
         let patcher = Patcher::new(region.clone(), sync, domain.clone());
-        let generations = run::Generations::new();
-        generations.need_stack(run::STACK_NEED);
+        let generations = run::Generations::new(run::STACK_NEED);
         let shared = Shared {
             engine,
             no_patching,
@@ -197,6 +196,8 @@ impl RuntimeBuilder {
             patcher,
             domain,
             generations,
+            registry: run::Registry::default(),
+            relink: run::Relink::default(),
             helpers,
             custom,
             log: self.log,
@@ -264,6 +265,13 @@ impl Runtime {
     /// [`RunError::NoCpu`](super::RunError::NoCpu) when [`RuntimeBuilder::cpus`] workers exist.
     pub fn worker(&self) -> Result<Worker, Error> {
         Ok(Worker::new(&self.shared)?)
+    }
+
+    /// Leaves protections out from now on, so that tests can show that they notice.
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn inject(&self, faults: crate::text::patch::Faults) {
+        self.shared.patcher.inject(faults);
     }
 
     /// Waits until everything retired so far is reclaimed: replaced programs, closed sites, cleared arrays.

@@ -68,6 +68,20 @@ pub enum Error {
     /// The runtime holds as many programs as it can.
     #[error("the runtime holds {0} programs and can hold no more")]
     Full(usize),
+    /// A change of a transaction was refused, and with it all others.
+    #[error("change {step} of the transaction: {source}")]
+    Step {
+        /// Which, counted from 1.
+        step: usize,
+        /// What the single change would be refused with.
+        source: Box<Error>,
+    },
+    /// Runs are still going on in so many generations that no other can be made.
+    #[error("{live} generations are in use: runs that began before earlier transactions have not ended yet")]
+    Generations {
+        /// Generations that exist, the current one included.
+        live: usize,
+    },
     /// A run or a worker was refused.
     #[error(transparent)]
     Run(#[from] RunError),

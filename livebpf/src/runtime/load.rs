@@ -6,15 +6,14 @@ use std::sync::Arc;
 use super::builder::Runtime;
 use super::ebpf::{Ebpf, ObjectMap, list};
 use super::error::Error;
+use super::install::Prepared;
 use super::maps::MapHandle;
-use crate::interp::Executable;
-use crate::jit::{self, Symbol};
-use crate::link::{self, MapId, Program as Linked};
-use crate::map::prog_array::{Contract, Retired};
+use crate::link::{self, Program as Linked};
+use crate::map::prog_array::Retired;
 use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
-use crate::run::{self, Body, Engine, Loaded, Native, Program, Shared};
-use crate::text::{Image, UpdateError};
+use crate::run::{Program, Shared};
+use crate::text::UpdateError;
 use crate::verify::{self, Rejection, Verified};
 
 /// What to load of an object, and how.
@@ -24,8 +23,10 @@ pub struct LoadOptions {
     prog_type: Option<ProgType>,
     maps: BTreeMap<String, MapHandle>,
     globals: BTreeMap<String, Vec<u8>>,
-    slots: BTreeSet<String>,
-    count_missed: BTreeMap<String, bool>,
+    pub(super) slots: BTreeSet<String>,
+    pub(super) count_missed: BTreeMap<String, bool>,
+    /// Reused program arrays keep what is in their slots: a transaction will change them.
+    pub(super) keep_slots: bool,
 }
 
 impl LoadOptions {
@@ -172,68 +173,45 @@ impl Runtime {
         options: &LoadOptions,
         prove: Prove<'_>,
     ) -> Result<Ebpf, Error> {
-        let mut programs = Vec::with_capacity(linked.len());
+        let mut prepared = Vec::with_capacity(linked.len());
         for mut program in linked {
             let (name, bound) = (program.name.clone(), bind(&mut program, &maps)?);
             let verified =
                 prove(&self.shared, program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
-            let options = self.jit_options(verified.program(), options);
-            programs.push(self.install(verified, bound, options)?);
+            prepared.push(Prepared::new(&self.shared, verified, bound, options)?);
         }
+        // From the first look at a slot to the last publication the generation stays the same.
+        let _turn = self.shared.relink.turn()?;
+        let install = |prepared: Prepared| prepared.install(&self.shared, self.ids.next_program());
+        let programs = prepared.into_iter().map(install).collect::<Result<_, _>>()?;
         let ebpf = Ebpf { programs, maps };
-        self.join_arrays(&ebpf)?;
+        let kept = |name: &str| options.keep_slots && options.maps.contains_key(name);
+        self.join_arrays(&ebpf, &kept)?;
         Ok(ebpf)
-    }
-
-    /// Makes a program that can be run and put into slots.
-    fn install(&self, verified: Verified, maps: Vec<Arc<Map>>, options: jit::Options) -> Result<Program, Error> {
-        let shared = &self.shared;
-        let contract = Contract { kind: verified.program().kind, execution: shared.engine.execution() };
-        let arrays = || maps.iter().filter_map(|m| m.prog_array().map(|a| (m, a)));
-        for (map, array) in arrays() {
-            array.check_owner(&contract).map_err(|source| map_error(map.def(), source))?;
-        }
-        for map in options.count_missed.iter().filter_map(|id| maps.get(id.0 as usize)) {
-            if let Some(Err(e)) = map.prog_array().map(|array| array.count_missed()) {
-                return Err(map_error(map.def(), MapError::NoMemory(e.to_string().into())));
-            }
-        }
-        let counted = options.count_missed.clone();
-        let entry = shared.generations.reserve().ok_or(Error::Full(run::MAX_PROGRAMS))?;
-        let compiled = self.compile(&verified, &maps, options);
-        let (body, address) = compiled.inspect_err(|_| shared.generations.release(entry))?;
-        let executable = Executable::counting(Arc::new(verified), maps.clone(), counted);
-        let id = self.ids.next_program();
-        let loaded = Arc::new(Loaded::new(id, contract, entry, shared.clone(), body, executable));
-        shared.generations.publish(entry, address);
-        if let Body::Native(native) = loaded.body() {
-            native.announce(id, loaded.linked());
-        }
-        Ok(Program { loaded })
     }
 
     /// The last step of a load: the program arrays it uses take on the programs' contract, and those with static
     /// initialisers are filled. Everything that can be refused is refused before the first of them changes.
-    fn join_arrays(&self, ebpf: &Ebpf) -> Result<(), Error> {
+    fn join_arrays(&self, ebpf: &Ebpf, kept: &dyn Fn(&str) -> bool) -> Result<(), Error> {
         let arrays = || ebpf.maps.iter().filter_map(|m| m.handle.map().prog_array().map(|a| (m, a)));
         let mut guard = self.shared.patcher.update()?;
         for (map, array) in arrays() {
-            let uses = |p: &&Program| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map()));
-            let slots = || initial_slots(ebpf, &map.def);
+            let uses = |p: &&Program| p.loaded().maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map()));
+            let slots = || initial_slots(ebpf, &map.def).filter(|_| !kept(&map.def.name));
             let members = ebpf.programs().filter(uses).chain(slots().map(|(_, program)| program));
-            let fits = array.check_owners(members.map(|p| &p.loaded.contract));
+            let fits = array.check_owners(members.map(|p| &p.loaded().contract));
             let inside = slots().try_for_each(|(index, _)| array.check_set(index, 0));
             fits.and(inside).map_err(|source| map_error(&map.def, source))?;
         }
         let mut retired = Retired::default();
         let result = arrays().try_for_each(|(map, array)| {
-            let users = ebpf.programs().filter(|p| p.loaded.maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map())));
+            let users = ebpf.programs().filter(|p| p.loaded().maps().iter().any(|m| Arc::ptr_eq(m, map.handle.map())));
             let join = || {
                 for program in users {
-                    array.adopt_owner(&program.loaded.contract)?;
+                    array.adopt_owner(&program.loaded().contract)?;
                 }
-                for (index, program) in initial_slots(ebpf, &map.def) {
-                    retired.merge(array.set(index, program.loaded.clone(), 0, &mut guard)?);
+                for (index, program) in initial_slots(ebpf, &map.def).filter(|_| !kept(&map.def.name)) {
+                    retired.merge(array.set(index, program.loaded().clone(), 0, &mut guard)?);
                 }
                 Ok(())
             };
@@ -242,43 +220,6 @@ impl Runtime {
         drop(guard);
         self.shared.domain.retire(retired);
         result
-    }
-
-    /// How `program` is compiled, by the runtime's choices and those of the load; the interpreter heeds `count_missed`.
-    fn jit_options(&self, program: &Linked, load: &LoadOptions) -> jit::Options {
-        let shared = &self.shared;
-        let arrays = |chosen: &dyn Fn(&str) -> bool| {
-            let maps = (0..).map(MapId).zip(&program.maps);
-            let arrays = maps.filter(|(_, def)| def.map_type == MapType::PROG_ARRAY && chosen(&def.name));
-            arrays.map(|(id, _)| id).collect()
-        };
-        let custom_shim = run::custom_shim as *const () as u64;
-        jit::Options {
-            tail_calls: match shared.engine {
-                Engine::Interp | Engine::Slot => jit::TailCalls::Slots,
-                Engine::Jit => jit::TailCalls::Patched,
-            },
-            slot_maps: arrays(&|name| load.slots.contains(name)),
-            count_missed: arrays(&|name| load.count_missed.get(name).copied().unwrap_or(shared.count_missed)),
-            helpers_near: run::helpers::all_near(&shared.region, custom_shim),
-            cpu: cpu_features(),
-        }
-    }
-
-    /// Compiles and places; returns what executes the program and the address of its entry.
-    fn compile(&self, verified: &Verified, maps: &[Arc<Map>], options: jit::Options) -> Result<(Body, u64), Error> {
-        let shared = &self.shared;
-        if shared.engine == Engine::Interp {
-            return Ok((Body::Interp, 0));
-        }
-        let code = jit::compile(verified, &options)
-            .map_err(|source| Error::Jit { program: verified.program().name.clone(), source })?;
-        let image = Image::place(&shared.region, &code, &|symbol| resolve(shared, maps, symbol))?;
-        let array = |id: MapId| maps.get(id.0 as usize).and_then(|m| m.prog_array());
-        let tracking = shared.patcher.load(&image, &array)?;
-        shared.generations.need_stack(run::stack_need(&code));
-        let address = image.entry();
-        Ok((Body::Native(Box::new(Native { _tracking: tracking, image, code, options })), address))
     }
 
     fn make_maps(
@@ -306,7 +247,12 @@ impl Runtime {
             }
             let used = programs.iter().any(|p| p.maps.iter().any(|m| m.name == def.name));
             match Map::create(def.clone(), self.ids.next_map(), self.shared.cpus) {
-                Ok(map) => maps.push(object_map(def, MapHandle::new(map, self.shared.clone()))),
+                Ok(map) => {
+                    if map.prog_array().is_some() {
+                        self.shared.registry.add_array(&map);
+                    }
+                    maps.push(object_map(def, MapHandle::new(map, self.shared.clone())));
+                }
                 // A map of a type that we lack stands in nobody's way as long as no program refers to it.
                 Err(MapError::Unsupported { .. }) if !used => {}
                 Err(source) => return Err(map_error(def, source)),
@@ -316,15 +262,7 @@ impl Runtime {
     }
 }
 
-/// What this CPU offers the code generator.
-fn cpu_features() -> jit::CpuFeatures {
-    jit::CpuFeatures {
-        bmi2: std::arch::is_x86_feature_detected!("bmi2"),
-        movbe: std::arch::is_x86_feature_detected!("movbe"),
-    }
-}
-
-fn map_error(def: &MapDef, source: MapError) -> Error {
+pub(super) fn map_error(def: &MapDef, source: MapError) -> Error {
     Error::Map { map: def.name.clone(), source }
 }
 
@@ -418,28 +356,10 @@ fn bind(program: &mut Linked, maps: &[ObjectMap]) -> Result<Vec<Arc<Map>>, Error
 }
 
 /// The slots that `map`'s static initialiser fills. A program that was not selected leaves its slot empty, as in libbpf.
-fn initial_slots<'a>(ebpf: &'a Ebpf, def: &'a MapDef) -> impl Iterator<Item = (u32, &'a Program)> {
+pub(super) fn initial_slots<'a>(ebpf: &'a Ebpf, def: &'a MapDef) -> impl Iterator<Item = (u32, &'a Program)> {
     let slots = match &def.init {
         MapInit::Programs(slots) => slots.as_slice(),
         MapInit::Empty | MapInit::Data(_) | MapInit::Maps(_) => &[],
     };
     slots.iter().filter_map(|(index, name)| Some((*index, ebpf.program(name)?)))
-}
-
-/// Addresses for the code's relocations.
-fn resolve(shared: &Shared, maps: &[Arc<Map>], symbol: Symbol) -> Option<u64> {
-    let map = |id: MapId| maps.get(id.0 as usize);
-    match symbol {
-        Symbol::Helper(id) if shared.custom.contains_key(&id) => Some(run::custom_shim as *const () as u64),
-        Symbol::Helper(id) => run::helpers::native(id).map(|h| h.shim as *const () as u64),
-        Symbol::HelperData(id) => shared.custom.get(&id).map(|c| std::ptr::from_ref(&**c) as u64),
-        Symbol::Map(id) => map(id).map(|m| match m.prog_array() {
-            Some(array) => array.current().header_addr(),
-            None => Arc::as_ptr(m) as u64,
-        }),
-        Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
-        Symbol::SlotTable(id) => map(id)?.prog_array().map(|a| a.current().words_addr()),
-        Symbol::Missed(id) => map(id)?.prog_array()?.counters().map(|c| c.addr()),
-        Symbol::Poison | Symbol::Here(_) => None,
-    }
 }

@@ -202,6 +202,10 @@ impl TryFrom<&MapHandle> for ProgramArray {
 }
 
 impl ProgramArray {
+    pub(super) fn handle(&self) -> &MapHandle {
+        &self.handle
+    }
+
     fn array(&self) -> &ProgArray {
         self.handle.map().prog_array().expect("checked when the handle was made")
     }
@@ -228,13 +232,13 @@ impl ProgramArray {
     /// [`Error::Map`]: E2BIG for an index past the end, EINVAL for a program of another contract than the array's.
     /// [`Error::Options`] for a program of another runtime.
     pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
-        if !Arc::ptr_eq(self.handle.shared(), &program.loaded.shared) {
+        if !Arc::ptr_eq(self.handle.shared(), &program.loaded().shared) {
             return Err(Error::Options(format!(
                 "{program:?} belongs to another runtime than map {}",
                 self.handle.name()
             )));
         }
-        self.update(|array, poke| array.set(index, program.loaded.clone(), 0, poke))
+        self.update(|array, poke| array.set(index, program.loaded().clone(), 0, poke))
     }
 
     /// Empties slot `index`; tail calls through it fall through from then on.

@@ -18,8 +18,10 @@
 mod builder;
 mod ebpf;
 mod error;
+mod install;
 mod load;
 mod maps;
+mod transaction;
 mod unverified;
 
 pub use builder::{Runtime, RuntimeBuilder, Usage};
@@ -27,6 +29,7 @@ pub use ebpf::Ebpf;
 pub use error::Error;
 pub use load::LoadOptions;
 pub use maps::{MapHandle, ProgramArray};
+pub use transaction::Transaction;
 
 pub use crate::map::prog_array::missed::Missed;
 pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};

@@ -15,4 +15,6 @@ pub struct Faults {
     pub stable_ignored: bool,
     /// The deferred half of a delete poisons whatever the slot's sites are doing.
     pub poison_without_generation: bool,
+    /// A transaction makes its changes one after the other, in the current generation.
+    pub transaction_without_generation: bool,
 }

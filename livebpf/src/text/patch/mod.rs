@@ -77,6 +77,13 @@
 //! error while loading). Deferred steps look slots up afresh, so they find none. All functions of a program share one
 //! image and one tracking (R14). Nothing here asks a symbol table (R15).
 //!
+//! *Transaction* ([`UpdateGuard::take_over`]). The next generation's images are tracked while they are built, as unstable sites that
+//! updates pass by. Under the lock they are set to what the slots of the next generation hold, and all other sites are
+//! forgotten: a single update came before, then its slot is part of what they are set to, or it comes after, then it
+//! finds the new sites only. Nothing is stored into the old images any more, so a run that is in them sees its
+//! generation to the end. What their sites lead to stays in place until the grace period after the publication: their
+//! programs' images are retired with the generation, and a deferred poison finds its site forgotten and does nothing.
+//!
 //! *Two updates at once* follow one another by the lock, slots included (R9). *An update from inside a run* waits for the lock,
 //! whose holder waits for core syncs only, never for a run. *An update from a signal handler* that interrupts one of these, or
 //! anything else that holds a lock they take, is refused ([`updating`]).
@@ -90,6 +97,7 @@
 mod faults;
 mod patcher;
 mod site;
+mod takeover;
 mod tracking;
 mod update;
 

@@ -7,7 +7,7 @@
 //! *Guarantees.* The state is the shadow of the bytes: they are never read to find it out. Debug builds compare before
 //! every walk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::map::prog_array::ArrayKey;
 use crate::text::Region;
@@ -92,6 +92,19 @@ impl Sites {
         });
     }
 
+    /// Keeps the sites of those trackings only, which are not published yet: sets them to what their slots hold (`word`
+    /// answers the tail entry, 0 when empty) and makes them stable.
+    pub(super) fn take_over(&mut self, region: &Region, owners: &HashSet<u64>, word: &dyn Fn(ArrayKey, u32) -> u64) {
+        self.arrays.retain(|&array, slots| {
+            slots.retain(|&index, slot| {
+                slot.remove(|owner| !owners.contains(&owner));
+                slot.settle(region, word(array, index));
+                !slot.sites.is_empty()
+            });
+            !slots.is_empty()
+        });
+    }
+
     /// Number of sites.
     pub(super) fn len(&self) -> usize {
         self.arrays.values().flat_map(BTreeMap::values).map(|slot| slot.sites.len()).sum()
@@ -164,6 +177,17 @@ impl Slot {
                 self.stable += 1;
             }
         }
+    }
+
+    /// Sets all sites, none of which is published, to a slot that holds `entry`, and makes them stable.
+    fn settle(&mut self, region: &Region, entry: u64) {
+        (self.leads, self.open, self.draining) = (entry, entry != 0, None);
+        let to = if entry == 0 { region.poison() } else { entry };
+        for site in &self.sites {
+            region.store(site.target, displacement(region, site.target, to));
+            region.store(site.bypass, if self.open { 0 } else { site.skip });
+        }
+        self.stable = self.sites.len();
     }
 
     fn remove(&mut self, gone: impl Fn(u64) -> bool) {

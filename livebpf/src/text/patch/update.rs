@@ -1,5 +1,6 @@
 //! The update lock, held: the transitions of [`super`], step by step.
 
+use super::Faults;
 use super::patcher::{Patcher, State};
 use super::site::Slot;
 use crate::map::held::{Held, Mark};
@@ -46,6 +47,11 @@ struct Step {
 impl<'a> UpdateGuard<'a> {
     pub(super) fn new(patcher: &'a Patcher, state: Held<'a, State>) -> UpdateGuard<'a> {
         UpdateGuard { patcher, state, closing: Closing { sync: &patcher.sync, owed: false }, _mark: Mark::new() }
+    }
+
+    /// The protections that are left out now.
+    pub fn faults(&self) -> Faults {
+        self.state.faults
     }
 
     /// Calls `step` for each change of a slot that has sites.
