@@ -16,6 +16,7 @@ mod relink;
 mod shared;
 mod stack;
 mod stub;
+mod updates;
 mod worker;
 
 pub use custom::{HelperCall, HelperFn};
@@ -31,3 +32,4 @@ pub(crate) use registry::Registry;
 pub(crate) use relink::{Relink, Turn};
 pub(crate) use shared::Shared;
 pub(crate) use stack::{VERIFIED_NEED as STACK_NEED, need as stack_need};
+pub(crate) use updates::{Completion, Request, Updates};

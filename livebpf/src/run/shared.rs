@@ -8,6 +8,7 @@ use super::custom::Custom;
 use super::generation::{EntryId, Generations};
 use super::registry::Registry;
 use super::relink::Relink;
+use super::updates::Updates;
 use crate::helper::Table;
 use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
@@ -70,6 +71,8 @@ pub trait TraceLog: Send + Sync {
 pub(crate) struct Shared {
     /// How programs are executed.
     pub(crate) engine: Engine,
+    /// Updates that are made a moment later.
+    pub(crate) updates: Updates,
     /// Why running code cannot be patched, where it was asked for and that made the engine [`Engine::Slot`].
     pub(crate) no_patching: Option<String>,
     /// Whether loads count missed tail calls, where they do not say otherwise.

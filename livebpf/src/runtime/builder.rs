@@ -189,6 +189,7 @@ impl RuntimeBuilder {
         let generations = run::Generations::new(run::STACK_NEED);
         let shared = Shared {
             engine,
+            updates: run::Updates::new(patcher.clone(), domain.clone()),
             no_patching,
             count_missed: self.count_missed,
             cpus: self.cpus,
@@ -257,6 +258,12 @@ impl Runtime {
     /// Returns when every symbol sink was told of everything that happened before. Waits for the sinks, however slow they are.
     pub fn flush_symbols(&self) {
         self.shared.region.flush_symbols();
+    }
+
+    /// Core syncs made so far: what updates, loads and grace periods cost those who run programs. Callers that waited at the
+    /// same time count once.
+    pub fn core_syncs(&self) -> u64 {
+        self.shared.patcher.core_sync().calls()
     }
 
     /// A worker for one thread.

@@ -93,6 +93,16 @@ pub enum Error {
     Wait(#[from] WaitError),
 }
 
+/// Why an update of several slots was not made as a whole.
+#[derive(Debug, thiserror::Error)]
+#[error("after {done} changes were made: {source}")]
+pub struct BatchError {
+    /// How many changes were made: the first ones.
+    pub done: usize,
+    /// Why the next was refused.
+    pub source: Error,
+}
+
 impl From<ObjectError> for Error {
     fn from(error: ObjectError) -> Error {
         Error::Object(Box::new(error))

@@ -1,5 +1,6 @@
 //! The user's handles of maps.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::map::prog_array::missed::{Counters, Missed};
 use crate::map::prog_array::{Poke, ProgArray, Retired};
 use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapType};
-use crate::run::{Program, Shared};
+use crate::run::{Loaded, Program, Shared};
 use crate::text::UpdateError;
 
 /// A user's handle of a map. Cheap to clone; programs hold maps on their own.
@@ -54,6 +55,10 @@ impl MapHandle {
     pub(super) fn map(&self) -> &Arc<Map> {
         &self.user.map
     }
+    /// What counts as a user of it, for whoever must keep it.
+    pub(super) fn user(&self) -> Arc<dyn Any + Send + Sync> {
+        self.user.clone()
+    }
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.user.shared
     }
@@ -89,7 +94,7 @@ impl MapHandle {
         if self.shared().domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
     }
 
-    fn error(&self, source: MapError) -> Error {
+    pub(super) fn error(&self, source: MapError) -> Error {
         Error::Map { map: self.name().to_owned(), source }
     }
 
@@ -206,7 +211,7 @@ impl ProgramArray {
         &self.handle
     }
 
-    fn array(&self) -> &ProgArray {
+    pub(super) fn array(&self) -> &ProgArray {
         self.handle.map().prog_array().expect("checked when the handle was made")
     }
 
@@ -232,13 +237,19 @@ impl ProgramArray {
     /// [`Error::Map`]: E2BIG for an index past the end, EINVAL for a program of another contract than the array's.
     /// [`Error::Options`] for a program of another runtime.
     pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
+        let member = self.member(program)?;
+        self.update(|array, poke| array.set(index, member, 0, poke))
+    }
+
+    /// What a slot holds of `program`, which must be of this runtime.
+    pub(super) fn member(&self, program: &Program) -> Result<Arc<Loaded>, Error> {
         if !Arc::ptr_eq(self.handle.shared(), &program.loaded().shared) {
             return Err(Error::Options(format!(
                 "{program:?} belongs to another runtime than map {}",
                 self.handle.name()
             )));
         }
-        self.update(|array, poke| array.set(index, program.loaded().clone(), 0, poke))
+        Ok(program.loaded().clone())
     }
 
     /// Empties slot `index`; tail calls through it fall through from then on.

@@ -23,13 +23,15 @@ mod load;
 mod maps;
 mod transaction;
 mod unverified;
+mod updates;
 
 pub use builder::{Runtime, RuntimeBuilder, Usage};
 pub use ebpf::Ebpf;
-pub use error::Error;
+pub use error::{BatchError, Error};
 pub use load::LoadOptions;
 pub use maps::{MapHandle, ProgramArray};
 pub use transaction::Transaction;
+pub use updates::Completion;
 
 pub use crate::map::prog_array::missed::Missed;
 pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};

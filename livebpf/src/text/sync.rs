@@ -137,6 +137,38 @@ mod tests {
     }
 
     #[test]
+    fn callers_that_wait_together_make_one_call() {
+        use std::sync::atomic::AtomicU64 as Count;
+        const CALLERS: u64 = 8;
+        let sync = CoreSync::detect();
+        if !sync.available() {
+            return;
+        }
+        // Whether all of them have come to the lock cannot be seen; when they have not yet, there is another round.
+        let shared = (0..1000).any(|_| {
+            let (before, coming) = (sync.calls(), Count::new(0));
+            std::thread::scope(|scope| {
+                let others = sync.leader.lock().unwrap();
+                for _ in 0..CALLERS {
+                    scope.spawn(|| {
+                        coming.fetch_add(1, Ordering::SeqCst);
+                        sync.core_sync();
+                    });
+                }
+                while coming.load(Ordering::SeqCst) < CALLERS {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                drop(others);
+            });
+            let calls = sync.calls() - before;
+            assert!((1..=CALLERS).contains(&calls), "{calls} system calls");
+            calls == 1
+        });
+        assert!(shared, "eight callers never shared one call");
+    }
+
+    #[test]
     fn unavailable_says_why() {
         let sync = CoreSync::unavailable("not wanted");
         sync.core_sync();

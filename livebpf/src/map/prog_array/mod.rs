@@ -29,6 +29,7 @@
 //! *Never.* No member is dropped while a lock is held, and nothing here waits.
 
 mod contract;
+mod many;
 pub mod missed;
 mod table;
 mod words;
@@ -39,6 +40,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use contract::{Contract, Execution};
+pub use many::{Batch, SlotChange};
 pub use table::Table;
 
 use super::MapError;
@@ -271,12 +273,17 @@ impl ProgArray {
         flags: u64,
         poke: &mut dyn Poke,
     ) -> Result<Retired, MapError> {
+        self.admit(index, &*member, flags, poke)?;
+        Ok(self.apply(vec![(index, Some(member))], poke))
+    }
+
+    /// What [`ProgArray::set`] refuses. For the first program that comes, its contract is the array's from now on.
+    pub fn admit(&self, index: u32, member: &dyn Member, flags: u64, poke: &dyn Poke) -> Result<(), MapError> {
         self.check_set(index, flags)?;
         if member.contract().execution == Execution::Native && !poke.reaches(member.tail_entry()) {
             return Err(MapError::Invalid("the program belongs to another runtime than the program array".into()));
         }
-        self.adopt_owner(member.contract())?;
-        Ok(self.apply(vec![(index, Some(member))], poke))
+        self.adopt_owner(member.contract())
     }
 
     /// What [`ProgArray::set`] refuses before it looks at the program: for callers that must first find the program,
@@ -289,7 +296,8 @@ impl ProgArray {
         self.check_index(index)
     }
 
-    fn check_index(&self, index: u32) -> Result<(), MapError> {
+    /// `E2BIG` for an index past the end.
+    pub fn check_index(&self, index: u32) -> Result<(), MapError> {
         if index < self.max_entries {
             return Ok(());
         }
