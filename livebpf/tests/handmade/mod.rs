@@ -1,6 +1,8 @@
 //! Programs in machine code, made by hand in the shape that the code generator emits, and a runtime around them that is
 //! just large enough to patch them while they run.
 
+pub mod toggle;
+
 use std::any::Any;
 use std::sync::Arc;
 
