@@ -54,6 +54,8 @@ pub struct Region {
     poison: u64,
     sinks: OnceLock<Sinks>,
     watch: OnceLock<Watch>,
+    #[cfg(feature = "fault-injection")]
+    unaligned: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,8 @@ impl Region {
             poison,
             sinks: OnceLock::new(),
             watch: OnceLock::new(),
+            #[cfg(feature = "fault-injection")]
+            unaligned: std::sync::atomic::AtomicBool::new(false),
         };
         let stub = region.take(poison::STUB_LEN as u64)?;
         debug_assert_eq!(stub.at, 0, "the first chunk begins at the base");
@@ -225,13 +229,35 @@ impl Region {
         self.views.write(at, bytes);
     }
 
+    /// Takes images whose sites are not aligned from now on, so that tests can show that they would notice.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject_unaligned(&self) {
+        self.unaligned.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Whether sites need not be aligned, a fault that tests inject.
+    pub(super) fn takes_unaligned(&self) -> bool {
+        #[cfg(feature = "fault-injection")]
+        return self.unaligned.load(std::sync::atomic::Ordering::Relaxed);
+        #[cfg(not(feature = "fault-injection"))]
+        return false;
+    }
+
     /// The one store that changes published code: 32 bits, aligned.
     pub(super) fn store(&self, at: u32, value: i32) {
+        #[cfg(all(feature = "fault-injection", not(loom)))]
+        if !at.is_multiple_of(4) && self.takes_unaligned() {
+            return self.views.store_unaligned(at, value);
+        }
         self.views.store(at, value);
     }
 
     /// The word as the executable view has it.
     pub(super) fn load(&self, at: u32) -> i32 {
+        #[cfg(all(feature = "fault-injection", not(loom)))]
+        if !at.is_multiple_of(4) && self.takes_unaligned() {
+            return self.views.load_unaligned(at);
+        }
         self.views.load(at)
     }
 }

@@ -26,6 +26,19 @@ pub struct CoreSync {
     refusal: Option<String>,
     started: AtomicU64,
     leader: Mutex<()>,
+    #[cfg(feature = "fault-injection")]
+    observer: OnceLock<Observer>,
+}
+
+/// Called at the beginning of each core sync.
+#[cfg(feature = "fault-injection")]
+struct Observer(Box<dyn Fn() + Send + Sync>);
+
+#[cfg(feature = "fault-injection")]
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 #[cfg(not(loom))]
@@ -55,7 +68,13 @@ impl CoreSync {
     }
 
     fn new(refusal: Option<String>) -> CoreSync {
-        CoreSync { refusal, started: AtomicU64::new(0), leader: Mutex::new(()) }
+        CoreSync {
+            refusal,
+            started: AtomicU64::new(0),
+            leader: Mutex::new(()),
+            #[cfg(feature = "fault-injection")]
+            observer: OnceLock::new(),
+        }
     }
 
     fn register() -> Result<(), String> {
@@ -94,6 +113,10 @@ impl CoreSync {
             fence(Ordering::SeqCst);
             return;
         }
+        #[cfg(feature = "fault-injection")]
+        if let Some(observer) = self.observer.get() {
+            (observer.0)();
+        }
         // Read-modify-writes that add 0 are the full barriers that the argument above needs.
         let arrived = self.started.fetch_add(0, Ordering::SeqCst);
         let leader = held::lock(&self.leader);
@@ -107,6 +130,12 @@ impl CoreSync {
         // Registered and tried in `detect`: it can fail only if the process was confined afterwards, and going on
         // would mean executing stale code.
         assert!(result == 0, "membarrier SYNC_CORE failed after it had worked: {}", std::io::Error::last_os_error());
+    }
+
+    /// Calls `observer` whenever somebody asks for a core sync, on that thread: tests look at what is stored by then.
+    #[cfg(feature = "fault-injection")]
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        let _ = self.observer.set(Observer(Box::new(observer)));
     }
 
     /// System calls made so far: callers that waited together count once.

@@ -114,6 +114,26 @@ impl Views {
         self.word(&self.code, at).load(Ordering::Relaxed) as i32
     }
 
+    /// What [`Views::store`] must never be: a fault that tests inject.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn store_unaligned(&self, at: u32, value: i32) {
+        self.check(at, 4);
+        let to = self.data.at(at);
+        // SAFETY: four bytes in the writable view; in assembly, because Rust's stores to shared memory are aligned.
+        unsafe {
+            std::arch::asm!("mov dword ptr [{to}], {value:e}", to = in(reg) to, value = in(reg) value,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    /// The four bytes that [`Views::store_unaligned`] stores.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn load_unaligned(&self, at: u32) -> i32 {
+        self.check(at, 4);
+        // SAFETY: four bytes in the executable view; whoever stores there holds the lock that the caller holds.
+        unsafe { self.code.at(at).cast::<i32>().read_unaligned() }
+    }
+
     /// In a child of fork the views were not inherited: what lies there is not ours to unmap.
     pub(super) fn forget(&mut self) {
         self.code.len = 0;

@@ -112,11 +112,13 @@ pub struct Call {
     /// Address of two u32: between bypass and target the program sets the second one to 1, then waits until the first
     /// one is 0.
     pub gate: Option<u64>,
+    /// The target's rel32 lies across the boundary of two cache lines, as no image may have it.
+    pub torn: bool,
 }
 
 /// A direct tail call without a gate.
 pub fn call(map: u32, index: u32) -> Call {
-    Call { map, index, gate: None }
+    Call { map, index, gate: None, torn: false }
 }
 
 /// A program that tries each call in turn and answers `value` when all of them failed, or 0xbad when its frame was
@@ -160,6 +162,9 @@ fn direct_call(code: &mut Code, call: Call) {
         out.extend([0xf3, 0x90, 0x83, 0x38, 0x00, 0x75, 0xf9]); // wait: pause ; cmp dword [rax], 0 ; jne wait
     }
     pad(out);
+    while call.torn && out.len() % 64 != 61 {
+        out.push(0x90);
+    }
     let target = out.len() as u32;
     out.extend([0xe9, 0, 0, 0, 0]);
     let end = out.len();
