@@ -245,7 +245,7 @@ impl Region {
 
     /// The one store that changes published code: 32 bits, aligned.
     pub(super) fn store(&self, at: u32, value: i32) {
-        #[cfg(all(feature = "fault-injection", not(loom)))]
+        #[cfg(feature = "fault-injection")]
         if !at.is_multiple_of(4) && self.takes_unaligned() {
             return self.views.store_unaligned(at, value);
         }
@@ -254,7 +254,7 @@ impl Region {
 
     /// The word as the executable view has it.
     pub(super) fn load(&self, at: u32) -> i32 {
-        #[cfg(all(feature = "fault-injection", not(loom)))]
+        #[cfg(feature = "fault-injection")]
         if !at.is_multiple_of(4) && self.takes_unaligned() {
             return self.views.load_unaligned(at);
         }

@@ -70,6 +70,17 @@ impl Views {
         self.with(|words| words.get(&at).map_or(INT3, |(_, last)| *last)) as i32
     }
 
+    /// Words of a model do not overlap, so that none is torn.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn store_unaligned(&self, at: u32, value: i32) {
+        self.store(at, value);
+    }
+
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn load_unaligned(&self, at: u32) -> i32 {
+        self.load(at)
+    }
+
     pub(super) fn forget(&mut self) {}
 }
 
