@@ -20,6 +20,7 @@ mod sides;
 mod stall;
 mod stats;
 mod table;
+mod transaction;
 mod update;
 
 pub use contestant::Contestant;
@@ -65,6 +66,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         let mut session = Session { options, cpus: cpu::allowed(), progress };
         let mut rows = update::measure(&mut session);
         rows.extend(stall::measure(&mut session));
+        rows.extend(transaction::measure(&mut session));
         Report::new(options, rows, notes)
     };
     // A thread of its own: what it changes of itself ends with it.

@@ -54,6 +54,10 @@ impl Slots for LiveSlots {
     fn clear(&self, slot: u32) -> Result<(), Error> {
         Ok(self.array.clear_index(slot)?)
     }
+    fn set_all(&self, slots: u32, version: usize) -> Result<(), Error> {
+        let program = &self.versions[version];
+        Ok(self.runtime.transaction(|tx| (0..slots).for_each(|slot| tx.set(&self.array, slot, program)))?)
+    }
     fn settle(&self) -> Result<(), Error> {
         Ok(self.runtime.barrier()?)
     }

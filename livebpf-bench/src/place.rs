@@ -27,3 +27,12 @@ pub fn on<T>(cpu: usize, work: impl FnOnce() -> T) -> Result<T, Error> {
     let _real_time = RealTime::priority(MEASURED);
     Ok(work())
 }
+
+/// Does `work` with the calling thread on the second of `cpus`, the one that updates are made on. Where that cannot be had, the figures
+/// are as good as the scheduler.
+pub fn on_second(cpus: &[usize], mut work: impl FnMut()) {
+    let placed = cpus.get(1).is_some_and(|cpu| on(*cpu, &mut work).is_ok());
+    if !placed {
+        work();
+    }
+}

@@ -4,7 +4,7 @@
 
 use crate::contestant::Contestant;
 use crate::error::Error;
-use crate::{stall, update};
+use crate::{stall, transaction, update};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,7 @@ impl Row {
     pub fn all() -> Vec<Row> {
         let mut rows = update::rows();
         rows.extend(stall::rows());
+        rows.extend(transaction::rows());
         rows
     }
 

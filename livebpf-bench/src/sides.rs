@@ -25,6 +25,10 @@ pub trait Slots: Send + Sync {
     fn set(&self, slot: u32, version: usize) -> Result<(), Error>;
     /// Empties `slot`; when this returns, runs that start see it.
     fn clear(&self, slot: u32) -> Result<(), Error>;
+    /// Puts `version` into all of the first `slots` slots, at once where the contestant can do that.
+    fn set_all(&self, slots: u32, version: usize) -> Result<(), Error> {
+        (0..slots).try_for_each(|slot| self.set(slot, version))
+    }
     /// Waits until nothing is left to be done of the updates so far.
     fn settle(&self) -> Result<(), Error>;
 }

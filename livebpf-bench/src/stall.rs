@@ -1,8 +1,8 @@
 //! `stall_*`: what updates cost the program that runs through the slot they change.
 //!
 //! A runner on one CPU makes batches of 1000 runs, each of one tail call; an updater on another CPU replaces the program in that
-//! slot. `stall_asleep` is the runner's time a run while the updater sleeps; the other rows are how many times longer a run takes, in
-//! the same round, while the updater spins (`stall_spin`: what a busy neighbour alone costs), replaces the program
+//! slot. `stall_asleep` is the runner's time a run while the updater sleeps; the other rows are how many times as long a run takes (as
+//! the median of the windows in which it sleeps, in between) while the updater spins (`stall_spin`: what a busy neighbour alone costs), replaces the program
 //! (`stall_replace`), or does so asynchronously (`stall_replace_async`).
 //!
 //! The kernel's updater replaces as fast as it can. livebpf's would be faster by far, so it is paced: at the kernel's rate
@@ -67,14 +67,15 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
     let kernel_rate = Rc::new(Cell::new(0.0));
     let entrant = |contestant: Contestant| {
         let side = Stall::new(contestant, session, &modes, kernel_rate.clone());
-        // Behind the rows' samples come the updates a second that each of them had.
-        Entrant::new(contestant, side.map(|side| Box::new(side) as Box<dyn Side>), 2 * modes.len())
+        // Behind the rows' samples come the updates a second that each of them had, then the undisturbed times.
+        Entrant::new(contestant, side.map(|side| Box::new(side) as Box<dyn Side>), 2 * modes.len() + 1)
     };
     // The kernel first: its rate is livebpf's pace.
     let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
     entrants.reverse();
     interleave(&mut entrants, &BUDGET.with(options.effort));
     entrants.reverse();
+    entrants.iter_mut().for_each(|entrant| slowdowns(&mut entrant.samples, &modes));
     let measured = wanted.into_iter().enumerate().map(|(n, (row, _))| {
         let column = |entrant: &Entrant<'_>| {
             let rate = Summary::of(&entrant.samples[modes.len() + n]).map(|rates| rates.median);
@@ -83,6 +84,16 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
         Measured { row, columns: entrants.iter().map(column).collect() }
     });
     measured.collect()
+}
+
+/// Divides the times of the rows that say how many times longer a run takes by the undisturbed one.
+fn slowdowns(samples: &mut [Vec<f64>], modes: &[Updater]) {
+    let Some(undisturbed) = samples.last().and_then(|times| Summary::of(times)) else { return };
+    for (times, updater) in samples.iter_mut().zip(modes) {
+        if *updater != Updater::Asleep {
+            times.iter_mut().for_each(|time| *time /= undisturbed.median);
+        }
+    }
 }
 
 struct Stall {
@@ -213,6 +224,7 @@ impl Updates<'_> {
 impl Side for Stall {
     fn round(&mut self, samples: &mut [Vec<f64>]) -> Result<(), Error> {
         let (asleep, _) = self.window(Updater::Asleep)?;
+        samples[2 * self.modes.len()].push(asleep.wall_ns);
         for n in 0..self.modes.len() {
             let updater = self.modes[n];
             if updater == Updater::Asleep {
@@ -220,7 +232,7 @@ impl Side for Stall {
                 continue;
             }
             let (ran, rate) = self.window(updater)?;
-            samples[n].push(ran.wall_ns / asleep.wall_ns);
+            samples[n].push(ran.wall_ns);
             if updater == Updater::Replaces {
                 samples[self.modes.len() + n].push(rate);
                 if self.contestant == Contestant::Kernel {
@@ -229,5 +241,23 @@ impl Side for Stall {
             }
         }
         self.pair.slots.settle()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slowdowns_are_multiples_of_the_undisturbed_median() {
+        let modes = [Updater::Asleep, Updater::Replaces];
+        let rates = [vec![], vec![18_000.0]];
+        let mut samples = vec![vec![9.0], vec![12.0, 15.0], rates[0].clone(), rates[1].clone(), vec![30.0, 9.0, 10.0]];
+        slowdowns(&mut samples, &modes);
+        assert_eq!(samples[..2], [vec![9.0], vec![1.2, 1.5]]);
+        assert_eq!(samples[2..4], rates, "rates stay what they are");
+        let mut none = vec![Vec::new(); 3];
+        slowdowns(&mut none, &modes[..1]);
+        assert_eq!(none, vec![Vec::<f64>::new(); 3]);
     }
 }

@@ -76,11 +76,7 @@ fn subject(
     };
     let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
     // Set up unpinned, so that the runtime's own thread may run anywhere.
-    let mut all_turns = || interleave(&mut entrants, &BUDGET.with(options.effort));
-    match session.cpus.get(1) {
-        Some(cpu) => place::on(*cpu, &mut all_turns).unwrap_or_else(|_| all_turns()),
-        None => all_turns(),
-    }
+    place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(options.effort)));
     let all = rows();
     let measured = names.iter().enumerate().filter_map(|(n, name)| {
         let row = all.iter().find(|row| row.name == *name)?.clone();

@@ -22,8 +22,9 @@ fn assert_figures(column: &Value, rounds: u64) {
 #[test]
 fn updates_are_measured_in_every_engine_without_a_kernel() {
     for engine in ENGINES {
-        let ran = livebpf(&["-j", "--engine", engine, "bench", "update", "--against", "none", "--rounds", "3"]);
-        assert_eq!((ran.status, rows(&ran).len()), (0, 12), "{ran:?}");
+        let words = ["-j", "--engine", engine, "bench", "update", "transaction", "--against", "none", "--rounds", "3"];
+        let ran = livebpf(&words);
+        assert_eq!((ran.status, rows(&ran).len()), (0, 13), "{ran:?}");
         for row in ran.json().as_array().expect("an array") {
             assert_eq!((&row["unit"], &row["ratio"], &row["kernel"]), (&json!("us"), &json!({}), &Value::Null));
             assert_figures(&row["livebpf"], 3);
