@@ -36,7 +36,7 @@ fn explore(name: &str, share: u64, wrong: Wrong) -> Counts {
 fn programs_without_mistakes() {
     let all = explore("programs_without_mistakes", 60, Wrong::default());
     assert!(all.accepted > 9 * all.refused, "{all:?}");
-    assert!(all.bodies > all.runs && all.updates > 0, "{all:?}");
+    assert!(all.bodies > all.runs && all.updates > 0 && all.missed > 0, "{all:?}");
 }
 
 #[test]

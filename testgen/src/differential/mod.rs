@@ -1,6 +1,6 @@
 //! One generated suite in every engine: what the verifier accepts runs in the checking interpreter without a fault, and
 //! machine code, patched or not, leaves the same behind: results, packets, context fields, maps, how often each program
-//! was entered, and what every update of a slot answered.
+//! was entered, which tail calls were missed, and what every update of a slot answered.
 //!
 //! The engines are made once and used for many suites; what a suite took of the code memory is given back.
 
@@ -53,6 +53,8 @@ pub struct Counts {
     pub bodies: u64,
     /// Slots set or cleared between the runs.
     pub updates: u64,
+    /// Tail calls missed in them, as far as they are counted: in about every second suite.
+    pub missed: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -63,6 +65,7 @@ impl std::ops::AddAssign for Counts {
         self.runs += other.runs;
         self.bodies += other.bodies;
         self.updates += other.updates;
+        self.missed += other.missed;
     }
 }
 
@@ -146,6 +149,7 @@ impl Engines {
             runs: plan.runs(),
             bodies: wanted.bodies(),
             updates: plan.updates(),
+            missed: wanted.missed(),
             ..Counts::default()
         })
     }

@@ -79,5 +79,8 @@ fn contents(ebpf: &Ebpf, map: &MapHandle) -> MapState {
     let keys = map.keys().expect("keys of a map can be listed");
     let mut entries: Vec<_> = keys.into_iter().map(|key| (value(&key).unwrap_or_default(), key)).collect();
     entries.sort_by(|(_, a), (_, b)| a.cmp(b));
-    MapState { name: map.name().to_owned(), entries: entries.into_iter().map(|(value, key)| (key, value)).collect() }
+    let array = ProgramArray::try_from(map).ok();
+    let missed = array.map_or_else(Default::default, |array| (array.missed_slots(), array.missed_outside()));
+    let entries = entries.into_iter().map(|(value, key)| (key, value)).collect();
+    MapState { name: map.name().to_owned(), entries, missed }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use livebpf::runtime::Engine;
+use livebpf::runtime::{Engine, Missed};
 
 use super::count;
 use super::plan::Plan;
@@ -12,6 +12,8 @@ use super::plan::Plan;
 pub(super) struct MapState {
     pub name: String,
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Missed tail calls of a program array: by slot, and those past the end.
+    pub missed: (Vec<(u32, Missed)>, u64),
 }
 
 /// What was seen at one step.
@@ -62,13 +64,24 @@ impl Trace {
         Err(format!("{engine} differs from interp at step {at}: {what}\nplan: {:#?}", plan.steps.get(..=at)))
     }
 
-    /// Programs entered, from outside or by tail calls.
-    pub(super) fn bodies(&self) -> u64 {
+    /// The maps after the last run.
+    fn maps(&self) -> &[MapState] {
         let last = self.steps.iter().rev().find_map(|seen| match seen {
-            Seen::Ran { maps, .. } => Some(maps),
+            Seen::Ran { maps, .. } => Some(maps.as_slice()),
             Seen::Updated(_) => None,
         });
-        let map = last.and_then(|maps| maps.iter().find(|map| map.name == count::MAP));
+        last.unwrap_or_default()
+    }
+
+    /// Tail calls that were missed, as far as they are counted.
+    pub(super) fn missed(&self) -> u64 {
+        let slots = |map: &MapState| map.missed.0.iter().map(|(_, slot)| slot.empty + slot.limit).sum::<u64>();
+        self.maps().iter().map(|map| slots(map) + map.missed.1).sum()
+    }
+
+    /// Programs entered, from outside or by tail calls.
+    pub(super) fn bodies(&self) -> u64 {
+        let map = self.maps().iter().find(|map| map.name == count::MAP);
         let value = map.and_then(|map| map.entries.first()).map_or(&[][..], |(_, value)| value);
         let words = value.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
         words.fold(0, u64::wrapping_add)

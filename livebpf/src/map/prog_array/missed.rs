@@ -4,6 +4,37 @@
 //! was reached, the slot was empty (one counter of each kind per slot), or the index was past the end (one per array, as
 //! there is no slot). They are looked at in the order index, limit, slot: a call counts in one place.
 //!
+//! # How it costs nothing
+//!
+//! A direct tail call without counting, and with:
+//!
+//! ```text
+//!         cmp  r12d, 33                           cmp  r12d, 33
+//!         jae  out                                jae  limit
+//! bypass: jmp  out   (closed; 0 when open)        jmp  empty   (closed; 0 when open)
+//!         inc  r12d                               inc  r12d
+//!         (release the frame)                     (release the frame)
+//! target: jmp  P                                  jmp  P
+//! out:    ...                              limit: mov  r11d, 16 * index + 8
+//!                                                 jmp  count
+//!                                          empty: mov  r11d, 16 * index
+//!                                          count: mov  r10, counters
+//!                                                 lock inc qword [r10 + r11]
+//!                                          out:   ...
+//! ```
+//!
+//! Nothing falls into the code behind `target`, which is an unconditional jump: what is there is reached only by the two
+//! jumps that a failing call takes anyway. So a call that succeeds executes the same instructions, byte for byte but for
+//! where those two jumps lead, and they stay as short as they were. (Stubs at the end of the function would be out of reach
+//! of the two-byte `jae` in all but small functions, and so would lengthen the way of a successful call.) Calls through the
+//! slot table are treated alike; with an index that is not known, the counter's offset is computed from the clamped index,
+//! in the code behind; with an array that is not known, its address is compared with those of the counted arrays.
+//!
+//! Patching knows nothing of this: a closed bypass leads to `empty`, which is a later place than `out` and no other kind of
+//! place. Measured on one core: 33 hops take 53 ns with and without; 101 misses at known slots 238 ns instead of 61. The
+//! memory is 16 bytes for each slot, four slots in a cache line: cores that miss the same few slots all the time slow each
+//! other down, which is one reason for the default being not to count.
+//!
 //! *Guarantees.* Counting is one locked addition to an aligned word, by generated code or by [`Counters::count`], so nothing
 //! is lost between threads, and every read is a number that was there. Counters only grow. Their memory stays in place for
 //! as long as they live, and costs nothing where nothing is missed (untouched pages).
