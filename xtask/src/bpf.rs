@@ -14,7 +14,12 @@ use object::{Endianness, Object, ObjectSection};
 
 const CLANG: &str = "clang-19";
 const FLAGS: [&str; 7] = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-fdebug-compilation-dir=."];
-const FOLDERS: [&str; 3] = ["livebpf/tests/data/scenarios", "livebpf/tests/data/objects", "livebpf-cli/assets/demo"];
+const FOLDERS: [&str; 4] = [
+    "livebpf/tests/data/scenarios",
+    "livebpf/tests/data/objects",
+    "livebpf/tests/data/upgrade",
+    "livebpf-cli/assets/demo",
+];
 
 /// One object to build.
 struct Job {

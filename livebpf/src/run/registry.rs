@@ -60,6 +60,11 @@ impl Registry {
         self.lists().programs.values().filter_map(Weak::upgrade).collect()
     }
 
+    /// The program of that number, where it lives.
+    pub(crate) fn program(&self, id: u32) -> Option<Arc<Loaded>> {
+        self.lists().programs.get(&id).and_then(Weak::upgrade)
+    }
+
     /// The entries in use, each with its own program.
     pub(crate) fn entries(&self) -> Vec<(EntryId, Arc<Loaded>)> {
         self.lists().entries.iter().filter_map(|(&id, loaded)| Some((id, loaded.upgrade()?))).collect()

@@ -82,6 +82,14 @@ pub enum Error {
         /// Generations that exist, the current one included.
         live: usize,
     },
+    /// The new version of an object does not fit the old one.
+    #[error("{what}: {remedy}")]
+    Upgrade {
+        /// Which map or program, and the difference.
+        what: String,
+        /// What the caller can do.
+        remedy: &'static str,
+    },
     /// A run or a worker was refused.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -69,6 +69,11 @@ impl LoadOptions {
         self
     }
 
+    /// Whether an existing map is used for the object's map `name`.
+    pub(super) fn reuses(&self, name: &str) -> bool {
+        self.maps.contains_key(name)
+    }
+
     /// Refuses choices about arrays that are not there.
     fn check_arrays(&self, defs: &[Arc<MapDef>]) -> Result<(), Error> {
         for name in self.slots.iter().chain(self.count_missed.keys()) {
@@ -324,7 +329,7 @@ fn with_globals(object: &Object, globals: &BTreeMap<String, Vec<u8>>) -> Result<
 }
 
 /// Refuses to use `existing` for `def` unless type, sizes and flags agree.
-fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
+pub(super) fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
     let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags, d.frozen);
     let (wanted, found) = (shape(def), shape(existing.def()));
     if wanted == found {

@@ -24,6 +24,7 @@ mod maps;
 mod transaction;
 mod unverified;
 mod updates;
+mod upgrade;
 
 pub use builder::{Runtime, RuntimeBuilder, Usage};
 pub use ebpf::Ebpf;
@@ -32,6 +33,7 @@ pub use load::LoadOptions;
 pub use maps::{MapHandle, ProgramArray};
 pub use transaction::Transaction;
 pub use updates::Completion;
+pub use upgrade::{Upgrade, UpgradeOptions};
 
 pub use crate::map::prog_array::missed::Missed;
 pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};

@@ -40,6 +40,13 @@ enum Step<'a> {
     Set(MapHandle, u32, &'a Program),
     Clear(MapHandle, u32),
     Entry(&'a Program, &'a Program),
+    /// Only where the slot still holds the program of that number (`None`: nothing).
+    Exchange {
+        handle: MapHandle,
+        index: u32,
+        holds: Option<u32>,
+        new: Option<&'a Arc<Loaded>>,
+    },
 }
 
 impl<'a> Transaction<'a> {
@@ -51,6 +58,17 @@ impl<'a> Transaction<'a> {
     /// Empties slot `index` of `array`.
     pub fn clear(&mut self, array: &ProgramArray, index: u32) {
         self.steps.push(Step::Clear(array.handle().clone(), index));
+    }
+
+    /// Puts `new` into slot `index`, or empties it, if the slot still holds the program numbered `holds`, or nothing.
+    pub(super) fn exchange(
+        &mut self,
+        handle: &MapHandle,
+        index: u32,
+        holds: Option<u32>,
+        new: Option<&'a Arc<Loaded>>,
+    ) {
+        self.steps.push(Step::Exchange { handle: handle.clone(), index, holds, new });
     }
 
     /// Lets every run that would start in `old` start in `new`, whichever handle it is started with. The handles keep their
@@ -119,7 +137,7 @@ fn one_by_one(shared: &Arc<Shared>, steps: &[Step<'_>]) -> Result<(), Error> {
                 own_array(shared, handle)?.set(*index, program.loaded().clone(), 0, &mut guard)
             }
             Step::Clear(handle, index) => own_array(shared, handle)?.clear_index(*index, &mut guard),
-            Step::Entry(..) => Ok(Retired::default()),
+            Step::Entry(..) | Step::Exchange { .. } => Ok(Retired::default()),
         };
         drop(guard);
         shared.domain.retire(retired.map_err(|e| Error::Options(e.to_string()))?);
@@ -147,6 +165,13 @@ fn changes(shared: &Arc<Shared>, steps: &[Step<'_>], turn: &Turn<'_>) -> Result<
         let added = match step {
             Step::Set(handle, index, program) => changes.set(shared, handle, *index, program.loaded()),
             Step::Clear(handle, index) => changes.clear(shared, handle, *index),
+            Step::Exchange { handle, index, holds, new } => {
+                match (changes.holds(shared, handle, *index)? == *holds, new) {
+                    (true, Some(program)) => changes.set(shared, handle, *index, program),
+                    (true, None) if holds.is_some() => changes.clear(shared, handle, *index),
+                    _ => Ok(()),
+                }
+            }
             Step::Entry(old, new) => changes.replace_entry(shared, &old.entry, &new.entry, turn),
         };
         added.map_err(|source| Error::Step { step: position + 1, source: Box::new(source) })?;
@@ -198,6 +223,13 @@ impl Changes {
         }
         self.slots.insert(key, None);
         Ok(())
+    }
+
+    /// The number of the program that a slot holds after the steps so far.
+    fn holds(&self, shared: &Arc<Shared>, handle: &MapHandle, index: u32) -> Result<Option<u32>, Error> {
+        let array = own_array(shared, handle)?;
+        let changed = self.slots.get(&(array.key(), index)).map(|slot| slot.as_ref().map(|program| program.id));
+        Ok(changed.unwrap_or_else(|| array.lookup(index).ok()))
     }
 
     /// Not only `old` starts `new` from now on, but every entry that was led to what `old` starts.
