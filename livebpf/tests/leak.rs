@@ -26,6 +26,16 @@ fn cycle(runtime: &Runtime, handle: &MapHandle, slots: &ProgramArray, number: u3
     slots.clear_index(0).unwrap();
     assert_eq!(run(runtime, &caller), MISSED);
     if number.is_multiple_of(10) {
+        // All of it in one transaction, which places the code anew.
+        runtime
+            .transaction(|tx| {
+                tx.set(slots, 0, &one);
+                tx.set(slots, 1, &caller);
+            })
+            .unwrap();
+        assert_eq!(run(runtime, &caller), 1);
+        slots.clear_index(0).unwrap();
+        slots.clear_index(1).unwrap();
         // A circle, which the array's last handle cuts.
         let (handle, slots) = array(runtime, &prog_array("circle", 1));
         let own = load_with(runtime, tries("own", &[0], handle.def()), &[&handle]).unwrap();
@@ -57,10 +67,9 @@ fn load_and_unload_cycles_leave_nothing_behind() {
         }
         runtime.barrier().unwrap();
         let grown = resident().saturating_sub(warm);
-        let seconds = begin.elapsed().as_secs_f64();
-        println!(
-            "leak, {engine}: {seconds:.0} s, {cycles} cycles, {warm} bytes resident after 1000, {grown} more at the end"
-        );
+        let counts =
+            [("cycles", cycles.into()), ("bytes resident after 1000 of them", warm), ("more at the end", grown)];
+        report(&format!("load and unload, {engine}"), begin, &counts);
         assert!(grown < 4 << 20, "{engine}: {grown} bytes more after {cycles} cycles");
     }
 }

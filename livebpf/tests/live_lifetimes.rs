@@ -28,7 +28,7 @@ fn c8_a_run_that_another_thread_starts_after_an_update_sees_it() {
                 }
             });
             let (begin, mut updates) = (Instant::now(), 0);
-            while goes_on(begin, || updates > 10) {
+            while goes_on(begin, stress(), || updates > 10) {
                 let program = load(&runtime, answers("new", updates));
                 slots.set(0, &program).unwrap();
                 ask.send(updates).unwrap();
@@ -42,6 +42,7 @@ fn c8_a_run_that_another_thread_starts_after_an_update_sees_it() {
                 updates += 1;
             }
             drop(ask);
+            report(&format!("C8, {engine}"), begin, &[("updates", updates.into())]);
             assert!(updates > 10);
         });
     }
@@ -68,7 +69,7 @@ fn c9_callers_are_loaded_and_unloaded_while_slots_change() {
             let mut worker = runtime.worker().unwrap();
             let mut packet = context(&target);
             let (begin, mut loads) = (Instant::now(), 0);
-            while goes_on(begin, || loads > 50 && updates.load(Ordering::SeqCst) > 50) {
+            while goes_on(begin, stress(), || loads > 50 && updates.load(Ordering::SeqCst) > 50) {
                 let caller = load_with(&runtime, tries("caller", &[1, 0, 0], handle.def()), &[&handle]).unwrap();
                 let result = worker.run(&caller, &mut packet).unwrap();
                 assert!(result == 7 || result == MISSED, "{engine}: {result:#x}");
@@ -77,7 +78,7 @@ fn c9_callers_are_loaded_and_unloaded_while_slots_change() {
                 loads += 1;
             }
             stop.store(true, Ordering::SeqCst);
-            println!("C9, {engine}: {loads} loads, {updates:?} updates");
+            report(&format!("C9, {engine}"), begin, &[("updates", updates.load(Ordering::SeqCst)), ("loads", loads)]);
             assert!(loads > 50 && updates.load(Ordering::SeqCst) > 50);
         });
         drop((handle, slots, target));
@@ -213,7 +214,7 @@ fn c19_threads_come_and_go_while_slots_change() {
         // It never runs anything, and delays nobody.
         let _idle = runtime.worker().unwrap();
         let (begin, mut rounds) = (Instant::now(), 0);
-        while goes_on(begin, || rounds > 5) {
+        while goes_on(begin, stress(), || rounds > 5) {
             thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
@@ -227,7 +228,11 @@ fn c19_threads_come_and_go_while_slots_change() {
             runtime.barrier().unwrap();
             rounds += 1;
         }
-        println!("C19, {engine}: {rounds} rounds");
+        report(
+            &format!("C19, {engine}"),
+            begin,
+            &[("runs", 4 * rounds), ("updates", 2 * rounds), ("threads", 4 * rounds)],
+        );
         assert!(rounds > 5);
     }
 }

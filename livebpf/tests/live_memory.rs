@@ -72,10 +72,8 @@ fn c7(engine: Engine) {
             updates += 1;
             assert!(begin.elapsed() < stress() + Duration::from_secs(120), "memory is not used again");
         }
-        println!(
-            "C7, {engine}: {:.0} s, {updates} rounds, {reused:?} reused, {runs:?} runs",
-            begin.elapsed().as_secs_f64()
-        );
+        let [runs, reused] = [&runs, &reused].map(|count| count.load(Ordering::Relaxed));
+        report(&format!("C7, {engine}"), begin, &[("runs", runs), ("updates", 2 * updates), ("reused", reused)]);
     });
     assert!(runs.into_inner() > 100);
 }

@@ -161,8 +161,8 @@ fn c17_forks_in_the_middle_of_updates_harm_nobody() {
             let forks = fork_often(&runtime, &caller, &slots, stress());
             stop.store(true, Ordering::SeqCst);
             let (updates, runs) = (writer.join().unwrap(), runner.join().unwrap());
-            let seconds = begin.elapsed().as_secs_f64();
-            println!("C17, {engine}: {seconds:.0} s, {forks} forks, {updates} updates, {runs} runs");
+            let counts = [("runs", runs), ("updates", updates.into()), ("forks", forks.into())];
+            report(&format!("C17, {engine}"), begin, &counts);
             assert!(updates > 0 && runs > 0);
         });
         assert!(slots.audit().unwrap().is_ok());

@@ -269,12 +269,14 @@ fn handlers_that_run_programs_while_generated_code_runs_and_slots_change() {
             timer(0);
             stop.store(true, Ordering::SeqCst);
             let runs: u64 = runners.map(|runner| runner.join().unwrap()).into_iter().sum();
-            println!(
-                "signals, {engine}: {:.0} s, {updates} updates, {runs} runs, {} handlers, {} of them in generated code",
-                begin.elapsed().as_secs_f64(),
-                HANDLED.load(Ordering::SeqCst) - handled,
-                IN_CODE.load(Ordering::SeqCst) - in_code
-            );
+            let since = |count: &AtomicU64, before| count.load(Ordering::SeqCst) - before;
+            let counts = [
+                ("runs", runs),
+                ("updates", updates.into()),
+                ("handlers", since(&HANDLED, handled)),
+                ("of them in generated code", since(&IN_CODE, in_code)),
+            ];
+            report(&format!("signal handlers that run programs, {engine}"), begin, &counts);
         });
         assert_eq!(WRONG.load(Ordering::SeqCst), 0, "{engine}: a handler's run went wrong");
         drop((caller, handle, slots));

@@ -112,8 +112,8 @@ fn two_writers(engine: Engine, name: &str, places: [Place; 2], time: Duration) {
             }
             board.check(&callers, places, &targets);
         }
-        let seconds = start.elapsed().as_secs_f64();
-        println!("C13 {name}, {engine}: {seconds:.0} s, {updates:?} updates, {runs:?} runs, {rounds} rounds");
+        let [runs, updates] = [&runs, &updates].map(|count| count.load(Ordering::Relaxed));
+        report(&format!("C13 {name}, {engine}"), start, &[("runs", runs), ("updates", updates), ("rounds", rounds)]);
     });
 }
 
@@ -190,7 +190,7 @@ fn c15_no_byte_outside_the_displacements_ever_changes() {
             }
             rounds += 1;
         }
-        println!("C15: {:.0} s, {rounds} rounds, {changed} changes seen", begin.elapsed().as_secs_f64());
+        report("C15, jit", begin, &[("updates", rounds), ("changes seen", changed)]);
     });
     assert!(changed > 20, "only {changed} times a displacement was seen to change");
 }

@@ -17,14 +17,14 @@ use livebpf::text::{CoreSync, Image, Patcher, Region, RegionOptions, TextError, 
 #[test]
 fn c1_insert_and_delete_give_the_program_or_the_fall_through() {
     let bench = Bench::new();
-    toggle(&bench, stress(), true, insert_delete(&bench));
+    toggle("C1, text", &bench, stress(), true, insert_delete(&bench));
 }
 
 #[test]
 fn c2_replace_never_gives_the_fall_through() {
     // Each replaced program's memory is used again for one that answers something else (C7).
     let bench = Bench::new();
-    toggle(&bench, stress(), false, |array, number, stamp| {
+    toggle("C2, text", &bench, stress(), false, |array, number, stamp| {
         let target = bench.load(&program(&[], number), &[]).unwrap();
         stamp.change(number, || bench.set(array, 0, target));
     });
@@ -34,7 +34,7 @@ fn c2_replace_never_gives_the_fall_through() {
 fn c9_callers_in_the_middle_of_a_chain_are_replaced_while_their_own_slots_change() {
     // entry → slot 0, always a fresh program with sites of its own → slot 1, inserted fresh and deleted in turn.
     let bench = Bench::new();
-    toggle(&bench, stress(), true, |array, number, stamp| {
+    toggle("C9, text", &bench, stress(), true, |array, number, stamp| {
         let middle = bench.load(&program(&[call(0, 1), call(0, 1)], MISSED), &[array]).unwrap();
         bench.set(array, 0, middle);
         if number % 2 == 0 {
@@ -110,7 +110,8 @@ fn c3_many_callers_many_sites_and_two_writers() {
             });
         }
     });
-    println!("{writes:?} updates of {} sites, {runs:?} runs", bench.patcher.tracked());
+    let [runs, writes] = [&runs, &writes].map(|count| count.load(Ordering::Relaxed));
+    report("C3, text", begin, &[("runs", runs), ("updates", writes)]);
     assert!(enough(), "too little happened to show anything");
     assert_eq!(bench.audit(&[&array]), Ok(8 * 12 + 3));
 }
@@ -206,15 +207,17 @@ impl Drop for OpenOnDrop<'_> {
 
 #[test]
 fn c20_a_caller_that_is_loaded_during_updates_misses_none() {
+    let begin = Instant::now();
     let loads = load_storm(&Bench::new(), stress()).unwrap();
-    println!("C20: {loads} loads");
+    report("C20, text", begin, &[("loads", loads)]);
     assert!(loads > 100);
 }
 
 #[test]
 fn c20_updates_between_tracking_and_fix_up_of_a_caller_are_not_lost() {
+    let begin = Instant::now();
     let loads = hooked_loads(&Bench::new(), stress()).unwrap();
-    println!("C20, paused: {loads} loads");
+    report("C20 with a pause before the fix-up, text", begin, &[("loads", loads)]);
     assert!(loads > 100);
 }
 

@@ -58,7 +58,7 @@ fn broken_toggle(faults: Faults) {
     bench.patcher.inject(faults);
     let gate = [AtomicU32::new(0), AtomicU32::new(0)];
     let site = Call { gate: Some(&raw const gate as u64), ..call(0, 0) };
-    toggle_through(&bench, site, LONG, true, insert_delete(&bench));
+    toggle_through("broken", &bench, site, LONG, true, insert_delete(&bench));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn c7_freeing_without_grace_period() {
     detects("c7_freeing_without_grace_period", &reports, &signals, || {
         let bench = Bench::new();
         bench.domain.inject_no_grace(true);
-        toggle(&bench, LONG, false, |array, number, stamp| {
+        toggle("broken", &bench, LONG, false, |array, number, stamp| {
             let target = bench.load(&program(&[], number), &[]).unwrap();
             stamp.change(number, || bench.set(array, 0, target));
         });

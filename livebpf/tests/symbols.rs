@@ -122,6 +122,36 @@ fn sinks_are_told_of_every_program_in_order() {
 }
 
 #[test]
+fn sinks_are_told_of_code_that_a_transaction_places_anew() {
+    for engine in NATIVE {
+        let known: Arc<Mutex<Known>> = Arc::default();
+        let own = known.clone();
+        let sink = Calls(move |there, symbols: &[CodeSymbol]| {
+            own.lock().unwrap().hear(there, symbols);
+            Ok(())
+        });
+        let runtime = builder(engine).symbols(sink).build().unwrap();
+        let (handle, slots) = array(&runtime, &prog_array("table", 1));
+        let caller = load_with(&runtime, tries("caller", &[0], handle.def()), &[&handle]).unwrap();
+        let target = load(&runtime, answers("target", 7));
+        let address = |program| listing(program).unwrap().base;
+        let before = [address(&caller), address(&target)];
+        runtime.transaction(|tx| tx.set(&slots, 0, &target)).unwrap();
+        runtime.barrier().unwrap();
+        runtime.flush_symbols();
+        let now = [address(&caller), address(&target)];
+        assert!(
+            now[0] != before[0] && now[1] == before[1],
+            "{engine}: the caller alone has a place in each generation"
+        );
+        let known: Vec<u64> = known.lock().unwrap().functions.keys().copied().collect();
+        let mut wanted = now.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(known, wanted, "{engine}");
+    }
+}
+
+#[test]
 fn a_perf_map_names_every_function_at_its_address() {
     let path = std::env::temp_dir().join(format!("livebpf-perf-map-of-a-test-{}", std::process::id()));
     let runtime = builder(Engine::Jit).symbols(PerfMap::at(&path)).build().unwrap();

@@ -334,7 +334,8 @@ fn switching(engine: Engine, faults: Faults) -> Seen {
             total.mixed += seen.mixed;
             (0..2).for_each(|v| total.versions[v] += seen.versions[v]);
         }
-        println!("transactions, {engine}: {:.0} s, {number} transactions, {total:?}", begin.elapsed().as_secs_f64());
+        let counts = [("runs", total.packets), ("exact", total.packets - total.mixed), ("updates", number.into())];
+        report(&format!("transactions, {engine}"), begin, &counts);
         total
     })
 }
@@ -375,6 +376,7 @@ fn without_a_generation_packets_are_mixed() {
 
 /// A thread that makes transactions until the other work is done.
 fn beside_transactions(
+    name: &str,
     runtime: &Runtime,
     switch: impl Fn(u32) -> Result<(), Error> + Sync,
     work: impl Fn(&dyn Fn() -> bool) -> u32,
@@ -394,7 +396,8 @@ fn beside_transactions(
         let begin = Instant::now();
         let more = || (begin.elapsed() < stress() || made.load(Ordering::Relaxed) < 50) && !switcher.is_finished();
         let number = work(&more);
-        println!("{number} operations beside {made:?} transactions, {}", runtime.engine());
+        let counts = [("updates", number.into()), ("transactions", made.load(Ordering::Relaxed).into())];
+        report(&format!("{name} beside transactions, {}", runtime.engine()), begin, &counts);
         stop.store(true, Ordering::SeqCst);
         switcher.join().unwrap();
         assert!(number > 20, "only {number} operations");
@@ -425,7 +428,7 @@ fn a_single_update_beside_transactions_is_never_lost() {
             }
             number
         };
-        beside_transactions(runtime, switch, work);
+        beside_transactions("single updates", runtime, switch, work);
         chain.slots.audit().unwrap().unwrap();
     });
 }
@@ -448,6 +451,6 @@ fn loads_and_unloads_beside_transactions() {
             }
             number
         };
-        beside_transactions(runtime, |number| chain.switch(runtime, (number % 2) as usize), work);
+        beside_transactions("loads", runtime, |number| chain.switch(runtime, (number % 2) as usize), work);
     });
 }

@@ -353,7 +353,7 @@ fn c8_runs_that_start_after_the_report_or_the_return_see_all_of_it() {
             }
             stop.store(true, Ordering::SeqCst);
             let exact = exact.join().unwrap();
-            println!("C8, {engine}: {number} changes, {exact} exact runs");
+            report(&format!("C8 with asynchronous updates, {engine}"), begin, &[("exact", exact), ("updates", number)]);
             assert!(exact > 0);
         });
     }

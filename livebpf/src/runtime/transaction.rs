@@ -115,9 +115,13 @@ fn commit(shared: &Arc<Shared>, steps: &[Step<'_>]) -> Result<(), Error> {
         drop(guard);
         return one_by_one(shared, steps);
     }
+    let placed = next.placements.values().cloned().collect::<Vec<_>>();
     let old = next.publish(shared, &changes, &mut guard);
     drop(guard);
     drop(turn);
+    for (program, placement) in placed {
+        placement.announce(program.id, program.linked());
+    }
     let shared_then = Arc::downgrade(shared);
     shared.domain.defer(move || {
         drop(old);

@@ -1,6 +1,6 @@
 //! Threads that run hand-made programs while a writer changes a slot: what the tests of live patching share with the tests that leave
 //! a protection out.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use livebpf::map::prog_array::ProgArray;
 use livebpf::text::Image;
 
+pub use timed::{goes_on, report, stress};
+
 use super::{Bench, Call, call, program, run};
+
+#[path = "../timed/mod.rs"]
+mod timed;
 
 /// What a program answers whose tail calls all failed.
 pub const MISSED: u32 = 1_000_000;
-
-/// How long a timed test takes.
-pub fn stress() -> Duration {
-    let seconds = std::env::var("LIVEBPF_STRESS_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs_f64(seconds.unwrap_or(1.0))
-}
 
 /// What the one slot of a toggle test holds. Odd while an update is going on; otherwise `value` is exact.
 #[derive(Default)]
@@ -54,12 +53,6 @@ pub fn bump(count: &AtomicU64) {
     count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// Whether a test goes on: for `time`, and beyond it until `enough` happened, on a machine that is busy with other things.
-pub fn goes_on(begin: Instant, time: Duration, enough: impl FnOnce() -> bool) -> bool {
-    let passed = begin.elapsed();
-    passed < time || passed < time + Duration::from_secs(60) && !enough()
-}
-
 /// Runs `entry` until `stop`. `plausible` says whether a result may occur at all; a run during which no update was
 /// going on, and none began, must give exactly the stamp's value.
 pub fn runner(
@@ -93,12 +86,13 @@ pub fn runner(
 
 /// One caller with one site, runners on it, and a writer that calls `update` with rising numbers for the given time.
 /// Where the fall-through may be seen, it must be, and so must something else.
-pub fn toggle(bench: &Bench, time: Duration, allow_miss: bool, update: impl Fn(&ProgArray, u32, &Stamp)) {
-    toggle_through(bench, call(0, 0), time, allow_miss, update);
+pub fn toggle(name: &str, bench: &Bench, time: Duration, allow_miss: bool, update: impl Fn(&ProgArray, u32, &Stamp)) {
+    toggle_through(name, bench, call(0, 0), time, allow_miss, update);
 }
 
 /// The same with a call of one's own.
 pub fn toggle_through(
+    name: &str,
     bench: &Bench,
     site: Call,
     time: Duration,
@@ -130,7 +124,8 @@ pub fn toggle_through(
         }
         stop.store(true, Ordering::Relaxed);
         runners.into_iter().for_each(|r| r.join().unwrap());
-        println!("{number} updates, {seen:?}");
+        let (runs, exact) = (sum(&seen, |s| &s.runs), sum(&seen, |s| &s.exact));
+        report(name, begin, &[("runs", runs), ("exact", exact), ("updates", number.into())]);
         assert!(enough(number), "too little happened to show anything");
     });
     bench.audit(&[&array]).unwrap();

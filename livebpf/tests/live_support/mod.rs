@@ -1,12 +1,13 @@
 //! What the tests of the runtime share: runtimes with each engine, programs from kernel-syntax text, helpers.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "seccomp.rs"]
 pub mod seccomp;
+#[path = "../timed/mod.rs"]
+mod timed;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use livebpf::context::Context;
 use livebpf::helper::{Arg, Proto, Ret};
@@ -14,6 +15,8 @@ use livebpf::insn::{Insn, Pc, text};
 use livebpf::link::{FuncSig, Program as Linked, Subprogram, TypeKind};
 use livebpf::object::{MapDef, MapType, Object, ProgType, ProgramKind};
 use livebpf::runtime::{Ebpf, Engine, Error, LoadOptions, MapHandle, Program, ProgramArray, Runtime, RuntimeBuilder};
+
+pub use timed::{goes_on, report, stress};
 
 pub const ENGINES: [Engine; 3] = [Engine::Interp, Engine::Jit, Engine::Slot];
 pub const NATIVE: [Engine; 2] = [Engine::Jit, Engine::Slot];
@@ -52,18 +55,6 @@ pub fn runtime(engine: Engine) -> Runtime {
 /// Code memory is what it was. Without core sync addresses are never used again, so there it only grows.
 pub fn nothing_leaked(runtime: &Runtime, used: u64) {
     assert!(confined() || runtime.code_used() == used, "{} bytes of code, wanted {used}", runtime.code_used());
-}
-
-/// How long a timed test takes: `LIVEBPF_STRESS_SECONDS`, or one second.
-pub fn stress() -> Duration {
-    let seconds = std::env::var("LIVEBPF_STRESS_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs_f64(seconds.unwrap_or(1.0))
-}
-
-/// Whether a timed test goes on: for its time, and beyond it until `enough` happened, on a machine that is busy with other things.
-pub fn goes_on(begin: Instant, enough: impl FnOnce() -> bool) -> bool {
-    let time = begin.elapsed();
-    time < stress() || time < stress() + Duration::from_secs(60) && !enough()
 }
 
 /// A program array's definition.
