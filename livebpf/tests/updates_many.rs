@@ -358,3 +358,45 @@ fn c8_runs_that_start_after_the_report_or_the_return_see_all_of_it() {
         });
     }
 }
+
+#[test]
+fn batches_and_asynchronous_changes_that_race_transactions_are_not_lost() {
+    let (runtime, _handle, slots, caller) = chain(Engine::Jit, 3);
+    let programs = [1, 2].map(|value| load(&runtime, answers("target", value)));
+    let other = load(&runtime, answers("other", 3));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (transactions, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _stop = StopOnDrop(&stop);
+            let begin = Instant::now();
+            let few = || transactions.load(Ordering::SeqCst) < 20 || changes.load(Ordering::SeqCst) < 100;
+            while begin.elapsed() < stress() || few() && begin.elapsed() < stress() + std::time::Duration::from_secs(60)
+            {
+                match runtime.transaction(|tx| tx.set(&slots, 2, &other)) {
+                    Ok(()) => transactions.fetch_add(1, Ordering::SeqCst),
+                    // The generations before have not been reclaimed yet.
+                    Err(Error::Generations { .. }) => 0,
+                    Err(error) => panic!("{error}"),
+                };
+            }
+        });
+        let _stop = StopOnDrop(&stop);
+        for number in 0.. {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let (value, program) = ([1, 2][number % 2], &programs[number % 2]);
+            match number % 4 {
+                0 | 1 => slots.set_many(&[(0, program), (1, program)]).unwrap(),
+                _ => slots.set_async(0, program).unwrap().wait().unwrap(),
+            }
+            assert_eq!(run(&runtime, &caller), value, "change {number} was lost");
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    println!("{changes:?} changes, {transactions:?} transactions");
+    assert!(transactions.into_inner() >= 20 && changes.into_inner() >= 100);
+    assert_eq!(run(&runtime, &caller), slots.program_id(0).map_or(0, |id| if id == programs[0].id() { 1 } else { 2 }));
+    assert!(slots.audit().unwrap().is_ok());
+}

@@ -3,6 +3,8 @@
 //! An outermost run is a read-side section of the runtime's [`Domain`](crate::rcu::Domain): it enters, resolves its entry in the current
 //! generation's table, passes through the stub, and leaves. A program that an update takes away meanwhile stays
 //! in place until the section is left.
+//!
+//! Updates that need not be made at once are queued in `updates`, which makes them in batches.
 
 mod current;
 mod custom;

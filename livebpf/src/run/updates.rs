@@ -10,6 +10,9 @@
 //! reports. What is queued is made, even if every handle is dropped meanwhile: a request holds the user's handle of
 //! its array, and with it the runtime.
 //!
+//! Towards transactions these are single updates: one that is queued while a transaction goes on is made before it, then the new
+//! generation has it, or after it, then it changes the new generation.
+//!
 //! # Why waiting for a completion cannot deadlock
 //!
 //! The thread waits for the queue's lock, the update lock, core syncs, and a program array's locks, and for nothing else: no grace period, no
