@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use livebpf::context::Context;
-use livebpf::runtime::{Engine, Program, ProgramArray, Runtime, Worker};
+use livebpf::runtime::{Completion, Engine, Program, ProgramArray, Runtime, Worker};
 
 use crate::error::Error;
 use crate::programs::{self, MISSED, PACKET, VERSIONS};
@@ -35,9 +35,13 @@ pub fn set_up(engine: Engine, shape: &Shape) -> Result<Pair, Error> {
     let map = ebpf.map(&def.name).ok_or(Error::Lacks("a map that was made is not there"))?;
     let array = ProgramArray::try_from(map)?;
     let slots = LiveSlots { array, versions: [program("bench_first")?, program("bench_second")?], runtime };
-    // Twice: the first displaced program starts the thread that reclaims, here, where no thread is pinned.
+    // More than once: the first displaced program and the first asynchronous update start the threads that the runtime has for them,
+    // here, where no thread is pinned.
     for version in [1, 0] {
         (0..shape.slots).try_for_each(|slot| slots.set(slot, version))?;
+    }
+    if let Some(completion) = slots.set_async(0, 0)? {
+        completion.wait()?;
     }
     slots.settle()?;
     let worker = slots.runtime.worker()?;
@@ -50,6 +54,9 @@ pub fn set_up(engine: Engine, shape: &Shape) -> Result<Pair, Error> {
 impl Slots for LiveSlots {
     fn set(&self, slot: u32, version: usize) -> Result<(), Error> {
         Ok(self.array.set(slot, &self.versions[version])?)
+    }
+    fn set_async(&self, slot: u32, version: usize) -> Result<Option<Completion>, Error> {
+        Ok(Some(self.array.set_async(slot, &self.versions[version])?))
     }
     fn clear(&self, slot: u32) -> Result<(), Error> {
         Ok(self.array.clear_index(slot)?)

@@ -1,5 +1,7 @@
 //! What a contestant has to offer to be measured: slots that can be changed, and a program that tail calls through them.
 
+use livebpf::runtime::Completion;
+
 use crate::error::Error;
 use crate::programs::{MISSED, VERSIONS};
 
@@ -23,6 +25,10 @@ pub struct Pair {
 pub trait Slots: Send + Sync {
     /// Puts `version` into `slot`; when this returns, runs that start see it.
     fn set(&self, slot: u32, version: usize) -> Result<(), Error>;
+    /// The same, asked for and not waited for, where the contestant has such a thing: then runs see it when the completion reports.
+    fn set_async(&self, slot: u32, version: usize) -> Result<Option<Completion>, Error> {
+        self.set(slot, version).map(|()| None)
+    }
     /// Empties `slot`; when this returns, runs that start see it.
     fn clear(&self, slot: u32) -> Result<(), Error>;
     /// Puts `version` into all of the first `slots` slots, at once where the contestant can do that.

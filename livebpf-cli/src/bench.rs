@@ -10,7 +10,8 @@ pub const HELP: &str = "\
 ROW is the name of a row or the beginning of several; without any, all are measured, which takes a minute or two. Rows:
 
   update_insert_N, update_replace_N, update_delete_N    one update of a slot that N direct tail calls go through (1, 10, 100, 1000)
-  stall_asleep, stall_spin, stall_replace               a run while an updater sleeps, spins, replaces the program it runs through
+  stall_asleep, stall_spin,                             a run while an updater sleeps, spins,
+  stall_replace, stall_replace_async                    replaces the program that is run through, and does so asynchronously
   transaction_64x1000                                   64 slots that 1000 tail calls go through, changed at once; others: one by one
 
   livebpf bench update_replace_100
