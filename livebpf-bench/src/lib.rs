@@ -22,6 +22,7 @@ mod stats;
 mod table;
 mod transaction;
 mod update;
+mod upgrade;
 
 pub use contestant::Contestant;
 pub use error::Error;
@@ -67,6 +68,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         let mut rows = update::measure(&mut session);
         rows.extend(stall::measure(&mut session));
         rows.extend(transaction::measure(&mut session));
+        rows.extend(upgrade::measure(&mut session));
         Report::new(options, rows, notes)
     };
     // A thread of its own: what it changes of itself ends with it.

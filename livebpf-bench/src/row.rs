@@ -4,7 +4,7 @@
 
 use crate::contestant::Contestant;
 use crate::error::Error;
-use crate::{stall, transaction, update};
+use crate::{stall, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +15,8 @@ pub enum Unit {
     Us,
     /// Times as long as undisturbed.
     Times,
+    /// Of a million packets.
+    PerMillion,
 }
 
 impl Unit {
@@ -24,6 +26,7 @@ impl Unit {
             Unit::Ns => "ns",
             Unit::Us => "us",
             Unit::Times => "x",
+            Unit::PerMillion => "ppm",
         }
     }
 }
@@ -60,6 +63,7 @@ impl Row {
         let mut rows = update::rows();
         rows.extend(stall::rows());
         rows.extend(transaction::rows());
+        rows.extend(upgrade::rows());
         rows
     }
 
