@@ -111,15 +111,23 @@ impl Shared {
     }
 
     /// The last handle of a program is gone, and a grace period is over since.
-    pub(super) fn forget_entry(&self, id: EntryId) {
+    ///
+    /// A run that began meanwhile, in a generation that has been replaced since, may still find the entry there. So the index is
+    /// given to another program only when that run is over as well.
+    pub(super) fn forget_entry(self: &Arc<Self>, id: EntryId) {
         // Refused in a fork's child only, where there is nothing to clean up.
         let Ok(lock) = self.patcher.update() else { return };
         let redirect = self.generations.forget(&lock, id);
         drop(lock);
         self.registry.forget_entry(id);
-        self.generations.release(id);
         // May be the last reference to a program: with no lock held.
         drop(redirect);
+        let shared = Arc::downgrade(self);
+        self.domain.defer(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.generations.release(id);
+            }
+        });
     }
 
     /// Gives a CPU number back. Not in a fork's child: the lock may be held there by a thread that does not exist.

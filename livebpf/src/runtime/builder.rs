@@ -65,8 +65,8 @@ pub struct Usage {
 }
 
 /// Most grace periods between dropping a handle and the end of what hangs on it: a map's last handle empties its array, the
-/// programs in it go, then their code and maps, and those maps' memory.
-const RECLAIM_STAGES: u32 = 4;
+/// programs in it go, then their code, maps and indices, and those maps' memory.
+const RECLAIM_STAGES: u32 = 5;
 
 /// The default destination of `trace_printk`: the `log` crate, target `livebpf::trace`, level info.
 struct LogCrate;
