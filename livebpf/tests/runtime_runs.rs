@@ -24,8 +24,72 @@ unsafe extern "C" fn work(work: *mut c_void) {
 
 std::arch::global_asm!("livebpf_test_changes_r15:", "not r15", "ret");
 
+// Calls rdi with the argument rsi and known values in all callee-saved registers, and writes what they hold afterwards to rdx. It
+// says where it keeps its caller's registers, so that a panic below it can print its way here.
+std::arch::global_asm!(
+    "livebpf_test_registers_around:",
+    ".cfi_startproc",
+    "push rbp",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbp, 0",
+    "push rbx",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbx, 0",
+    "push r12",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset r12, 0",
+    "push r13",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset r13, 0",
+    "push r14",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset r14, 0",
+    "push r15",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset r15, 0",
+    "push rdx",
+    ".cfi_adjust_cfa_offset 8",
+    "mov [rdx + 48], rsp",
+    "mov rbx, 0x1111111111111111",
+    "mov rbp, 0x2222222222222222",
+    "mov r12, 0x3333333333333333",
+    "mov r13, 0x4444444444444444",
+    "mov r14, 0x5555555555555555",
+    "mov r15, 0x6666666666666666",
+    "mov rax, rdi",
+    "mov rdi, rsi",
+    "call rax",
+    "mov rdx, [rsp]",
+    "mov [rdx], rbx",
+    "mov [rdx + 8], rbp",
+    "mov [rdx + 16], r12",
+    "mov [rdx + 24], r13",
+    "mov [rdx + 32], r14",
+    "mov [rdx + 40], r15",
+    "mov rax, rsp",
+    "sub rax, [rdx + 48]",
+    "mov [rdx + 48], rax",
+    "pop rdx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r15",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r14",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r13",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r12",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rbx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rbp",
+    ".cfi_adjust_cfa_offset -8",
+    "ret",
+    ".cfi_endproc",
+);
+
 unsafe extern "C" {
     fn livebpf_test_changes_r15(work: *mut c_void);
+    fn livebpf_test_registers_around(callee: Callee, argument: *mut c_void, after: *mut u64);
 }
 
 /// Calls `f` with known values in all callee-saved registers; says what they hold afterwards: rbx, rbp, r12 to r15, and by how much
@@ -35,30 +99,11 @@ fn registers_after(mut f: impl FnMut()) -> [u64; 7] {
     registers_around(work, (&raw mut f).cast())
 }
 
-#[inline(never)]
 fn registers_around(callee: Callee, argument: *mut c_void) -> [u64; 7] {
     let mut after = [0u64; 7];
-    // SAFETY: rbx and rbp are saved and restored by hand, r12 to r15 are declared as outputs, so even a callee that changes one of
-    // those does no harm; it is called with an aligned stack (four pushes). `after` has room for seven words.
-    unsafe {
-        std::arch::asm!(
-            "push rbx", "push rbp", "push rsi", "push rsi",
-            "mov rbx, 0x1111111111111111", "mov rbp, 0x2222222222222222", "mov r12, 0x3333333333333333",
-            "mov r13, 0x4444444444444444", "mov r14, 0x5555555555555555", "mov r15, 0x6666666666666666",
-            "mov [rsp + 8], rsp",
-            "call rax",
-            "mov rsi, [rsp]",
-            "mov [rsi], rbx", "mov [rsi + 8], rbp", "mov [rsi + 16], r12",
-            "mov [rsi + 24], r13", "mov [rsi + 32], r14", "mov [rsi + 40], r15",
-            "mov rax, rsp", "sub rax, [rsp + 8]", "mov [rsi + 48], rax",
-            "pop rsi", "pop rsi", "pop rbp", "pop rbx",
-            in("rdi") argument,
-            in("rsi") after.as_mut_ptr(),
-            in("rax") callee,
-            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
-            clobber_abi("C"),
-        );
-    }
+    // SAFETY: it restores all registers that a callee has to keep, even where its own callee does not; it calls with an aligned
+    // stack (the return address and seven pushes), and `after` has room for seven words.
+    unsafe { livebpf_test_registers_around(callee, argument, after.as_mut_ptr()) };
     after
 }
 
