@@ -1,5 +1,5 @@
 //! Programs, arrays and workers come and go, and nothing stays behind: `LIVEBPF_LEAK_CYCLES` cycles of loading, linking, running and
-//! unloading (3000 without it; a million take a few minutes in a release build). In a process of its own, whose memory it looks at.
+//! unloading (3000 without it; a million take some ten minutes in a release build). In a process of its own, whose memory it looks at.
 
 mod live_support;
 

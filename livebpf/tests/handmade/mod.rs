@@ -121,8 +121,8 @@ pub fn call(map: u32, index: u32) -> Call {
     Call { map, index, gate: None, torn: false }
 }
 
-/// A program that tries each call in turn and answers `value` when all of them failed, or 0xbad when its frame was
-/// damaged. It has a frame of 16 bytes and uses rbx.
+/// A program that tries each call in turn and answers `value` when all of them failed, or 0xffff_0bad when its frame
+/// was damaged. It has a frame of 16 bytes and uses rbx.
 pub fn program(calls: &[Call], value: u32) -> Code {
     let mut code = Code::default();
     let out = &mut code.bytes;
@@ -140,7 +140,7 @@ pub fn program(calls: &[Call], value: u32) -> Code {
     out.push(0xb8); // mov eax, value
     out.extend(value.to_le_bytes());
     out.extend([0x48, 0x3b, 0x5d, 0xf8, 0x74, 0x05]); // cmp rbx, [rbp - 8] ; je over
-    out.extend([0xb8, 0xad, 0x0b, 0x00, 0x00]); // mov eax, 0xbad
+    out.extend([0xb8, 0xad, 0x0b, 0xff, 0xff]); // mov eax, 0xffff0bad
     out.extend([0x5b, 0xc9, 0xc3]); // pop rbx ; leave ; ret
     code
 }
