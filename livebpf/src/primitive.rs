@@ -5,7 +5,7 @@
 //! What loom cannot know is said here once:
 //!
 //! * A core sync (`membarrier`) is a barrier in *every* thread. In a model it is a sequentially consistent fence on the
-//!   side that calls it, and each place where only the compiler is fenced ([`compiler_fence`]) is one as well. This says
+//!   side that calls it, and each place where only the compiler is fenced (`compiler_fence`) is one as well. This says
 //!   exactly what membarrier says: a fence at every boundary between two steps of a reader puts each boundary before
 //!   or after each core sync, and no more, since readers' fences order nothing without the updater's.
 //! * An instruction fetch is a relaxed load, and a store to code a relaxed store (`text::view`): nothing but a core sync

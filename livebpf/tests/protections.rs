@@ -12,6 +12,7 @@
 //! | slots changed under the lock that orders the patches (C13) | a site that disagrees with its slot |
 //! | the stable flag (C20) | an unpublished image that is patched |
 //! | core syncs | steps of an update without one between them |
+//! | the generation of a transaction | packets with stamps of two versions (tests/transactions.rs) |
 //!
 //! Missing core syncs could not be seen in execution on the machine at hand (AMD family 25, one socket): ten million updates without
 //! any, under 500 million runs, gave no wrong answer. So there the test looks at what is stored at each core sync.

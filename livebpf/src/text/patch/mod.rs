@@ -31,7 +31,7 @@
 //! completed core sync; because insert, the one transition from closed to open, has a core sync between its two stores;
 //! and because a program that was displaced is freed by a grace period, hence after another core sync.
 //!
-//! # The transitions ([`UpdateGuard::poke`]; all sites of all slots for each step, so the number of core syncs is fixed)
+//! # The transitions ([`Poke::poke`](crate::map::prog_array::Poke::poke); all sites of all slots for each step, so the number of core syncs is fixed)
 //!
 //! *Insert P.* `target := P`; core sync; `bypass := open`; *closing core sync*. Whoever executes the open bypass does so after the
 //! first core sync, hence finds P (R1, R4). Whoever is behind the bypass from before a delete that still drains, or executes it
