@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use livebpf::{context::Context, object::Object, runtime::{ProgramArray, Runtime}};
+//! use livebpf::{context::Context, object::Object, runtime::{ProgramArray, Runtime, UpgradeOptions}};
 //!
 //! let runtime = Runtime::new()?;
 //! let ebpf = runtime.load(&Object::parse(&std::fs::read("chain.bpf.o")?)?)?;
@@ -12,6 +12,20 @@
 //! let mut worker = runtime.worker()?; // one per thread
 //! let mut packet = Context::xdp(&[0; 64])?;
 //! let verdict = worker.run(ebpf.program("parse").ok_or("no program `parse`")?, &mut packet)?;
+//!
+//! // Several slots at once: every invocation sees all of it or none.
+//! runtime.transaction(|tx| {
+//!     for (slot, name) in ["count", "filter"].into_iter().enumerate() {
+//!         ebpf.program(name).inspect(|program| tx.set(&stages, slot as u32, program));
+//!     }
+//! })?;
+//!
+//! // A new version of the whole object, with the state of the old one.
+//! let v2 = Object::parse(&std::fs::read("chain-2.bpf.o")?)?;
+//! let upgrade = runtime.upgrade(&ebpf, &v2, &UpgradeOptions::default())?;
+//! if worker.run(upgrade.ebpf().program("parse").ok_or("no program `parse`")?, &mut packet)? != verdict {
+//!     upgrade.roll_back()?;
+//! }
 //! # Ok(()) }
 //! ```
 
