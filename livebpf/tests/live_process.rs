@@ -82,6 +82,7 @@ fn fork_often(runtime: &Runtime, caller: &Program, slots: &ProgramArray, time: D
     let target = load(runtime, answers("of the child", 66));
     let (begin, mut forks) = (Instant::now(), 0);
     while begin.elapsed() < time || forks < 20 {
+        let gone = load(runtime, answers("dropped on both sides", 67));
         // SAFETY: the child calls what refuses at once, and ends by `_exit`; glibc makes malloc usable after a fork.
         let child = unsafe { libc::fork() };
         assert!(child >= 0, "no second process");
@@ -90,6 +91,7 @@ fn fork_often(runtime: &Runtime, caller: &Program, slots: &ProgramArray, time: D
             let refused =
                 std::panic::AssertUnwindSafe(|| all_refused(runtime, &mut worker, caller, &mut packet, slots, &target));
             let status = std::panic::catch_unwind(refused).unwrap_or(100);
+            drop(gone);
             // SAFETY: ends the child without destructors.
             unsafe { libc::_exit(status) };
         }
@@ -120,6 +122,7 @@ fn all_refused(
         matches!(slots.audit(), Err(Error::Update(_))),
         matches!(runtime.usage(), Err(Error::Update(_))),
         matches!(runtime.load_linked(vec![answers("new", 1)]), Err(Error::Update(_))),
+        matches!(runtime.transaction(|tx| tx.set(slots, 0, target)), Err(Error::Update(_))),
         matches!(runtime.barrier(), Err(Error::Wait(_))),
         worker.pin().is_err(),
     ];
@@ -147,6 +150,18 @@ fn c17_forks_in_the_middle_of_updates_harm_nobody() {
                 }
                 updates
             });
+            // New generations, that change nothing.
+            let relinker = scope.spawn(|| {
+                let mut transactions = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    match runtime.transaction(|tx| tx.replace_entry(&caller, &caller)) {
+                        Ok(()) => transactions += 1,
+                        Err(Error::Generations { .. }) => runtime.barrier().unwrap(),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                transactions
+            });
             let runner = scope.spawn(|| {
                 let mut worker = runtime.worker().unwrap();
                 let (mut packet, mut runs) = (context(&caller), 0u64);
@@ -161,9 +176,11 @@ fn c17_forks_in_the_middle_of_updates_harm_nobody() {
             let forks = fork_often(&runtime, &caller, &slots, stress());
             stop.store(true, Ordering::SeqCst);
             let (updates, runs) = (writer.join().unwrap(), runner.join().unwrap());
-            let counts = [("runs", runs), ("updates", updates.into()), ("forks", forks.into())];
+            let transactions: u64 = relinker.join().unwrap();
+            let counts =
+                [("runs", runs), ("updates", updates.into()), ("transactions", transactions), ("forks", forks.into())];
             report(&format!("C17, {engine}"), begin, &counts);
-            assert!(updates > 0 && runs > 0);
+            assert!(updates > 0 && runs > 0 && transactions > 0);
         });
         assert!(slots.audit().unwrap().is_ok());
         slots.set(0, &load(&runtime, answers("last", 5))).unwrap();

@@ -7,7 +7,7 @@
 //!
 //! *Guarantees.* Whoever finds [`marked`] to be false on his thread can take any of these locks: the thread holds none.
 //! The locks are: the update lock and the patcher's list of dropped trackings, the core sync's, the queues of deferred work and of
-//! asynchronous updates, and those of program arrays.
+//! asynchronous updates, those of program arrays, and those of the lists of programs, entries and arrays that transactions read.
 //!
 //! *Never.* It says nothing about locks of others, the memory allocator's for instance: a handler that interrupts one of
 //! those must not call what needs it.

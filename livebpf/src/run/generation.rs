@@ -15,11 +15,13 @@
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::program::Loaded;
 use super::relink::Turn;
+use crate::map::held::{Held, lock};
+use crate::primitive::Mutex;
 use crate::text::patch::UpdateGuard;
 
 /// A program's index in the table.
@@ -61,8 +63,8 @@ impl Generation {
         self.number
     }
 
-    fn redirects(&self) -> MutexGuard<'_, BTreeMap<EntryId, Arc<Loaded>>> {
-        self.redirects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn redirects(&self) -> Held<'_, BTreeMap<EntryId, Arc<Loaded>>> {
+        lock(&self.redirects)
     }
 
     /// The program that runs of `id` start, where it is not the entry's own.
@@ -175,7 +177,7 @@ impl Generations {
 
     /// Reserves an index; `None` when all are in use.
     pub(crate) fn reserve(&self) -> Option<EntryId> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&self.free);
         if let Some(id) = free.back.pop() {
             return Some(id);
         }
@@ -186,7 +188,7 @@ impl Generations {
 
     /// Gives an index back that was never published, or was [`forgotten`](Self::forget).
     pub(crate) fn release(&self, id: EntryId) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).back.push(id);
+        lock(&self.free).back.push(id);
     }
 
     /// Publishes a program's entry, whose worst chain needs `stack` bytes.

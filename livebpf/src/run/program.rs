@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::generation::EntryId;
 use super::shared::Shared;
@@ -11,8 +11,10 @@ use crate::interp::Executable;
 use crate::jit::{self, Code};
 use crate::link::Program as Linked;
 use crate::map::Map;
+use crate::map::held::lock;
 use crate::map::prog_array::{Contract, Member};
 use crate::object::ProgType;
+use crate::primitive::Mutex;
 use crate::text::Image;
 use crate::text::patch::Tracking;
 use crate::verify::Verified;
@@ -132,12 +134,12 @@ impl Loaded {
     }
     /// The machine code in the current generation; `None` for the interpreter.
     pub(crate) fn placement(&self) -> Option<Arc<Placement>> {
-        self.parts().placement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.parts().placement).clone()
     }
     /// Takes the code of a new generation, under the update lock. The old one is to be retired.
     pub(crate) fn replace(&self, placement: Arc<Placement>) -> Option<Arc<Placement>> {
         self.tail_entry.store(placement.image.tail_entry(), Ordering::Release);
-        self.parts().placement.lock().unwrap_or_else(PoisonError::into_inner).replace(placement)
+        lock(&self.parts().placement).replace(placement)
     }
     pub(crate) fn executable(&self) -> &Arc<Executable> {
         &self.parts().executable
@@ -172,7 +174,10 @@ impl Drop for Loaded {
     /// Hands code and maps to the reclaimer: runs that started before may still be inside. May be called anywhere, with locks
     /// held and from inside a run: it waits for nothing.
     fn drop(&mut self) {
-        self.shared.registry.forget_program(self.id);
+        // In a fork's child the registry may be locked by a thread that it does not have.
+        if !self.shared.domain.forked() {
+            self.shared.registry.forget_program(self.id);
+        }
         let parts = self.parts.take();
         self.shared.domain.defer(move || drop(parts));
     }

@@ -2,11 +2,14 @@
 //! none of them alive.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use super::generation::EntryId;
 use super::program::{Entry, Loaded};
 use crate::map::Map;
+use crate::map::held::{Held, lock};
+use crate::primitive::Mutex;
+use crate::text::patch::UpdateGuard;
 
 /// The registry.
 #[derive(Default)]
@@ -24,8 +27,8 @@ struct Lists {
 
 impl Registry {
     /// Nothing is dropped, and nobody called, while this is held: `forget` may be called anywhere.
-    fn lists(&self) -> MutexGuard<'_, Lists> {
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lists(&self) -> Held<'_, Lists> {
+        lock(&self.lists)
     }
 
     /// A program was loaded.
@@ -49,8 +52,8 @@ impl Registry {
         drop(gone);
     }
 
-    /// A program's last handle is gone.
-    pub(super) fn forget_entry(&self, id: EntryId) {
+    /// A program's last handle is gone. Under the lock under which its entry goes.
+    pub(super) fn forget_entry(&self, _lock: &UpdateGuard<'_>, id: EntryId) {
         let gone = self.lists().entries.remove(&id);
         drop(gone);
     }

@@ -117,9 +117,10 @@ impl Shared {
     pub(super) fn forget_entry(self: &Arc<Self>, id: EntryId) {
         // Refused in a fork's child only, where there is nothing to clean up.
         let Ok(lock) = self.patcher.update() else { return };
+        // Both under one lock: a transaction in between would give the next generation an entry that nobody takes away.
+        self.registry.forget_entry(&lock, id);
         let redirect = self.generations.forget(&lock, id);
         drop(lock);
-        self.registry.forget_entry(id);
         // May be the last reference to a program: with no lock held.
         drop(redirect);
         let shared = Arc::downgrade(self);

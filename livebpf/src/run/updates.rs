@@ -121,16 +121,14 @@ impl Updates {
 impl Drop for Updates {
     /// Ends the thread, which makes what is queued first.
     fn drop(&mut self) {
+        if self.inner.domain.forked() {
+            // The thread does not exist here, and may have held the lock. What it shares with these updates stays.
+            return;
+        }
         let mut queue = lock(&self.inner.queue);
         queue.stop = true;
         let own = queue.id == Some(thread::current().id());
         let Some(thread) = queue.thread.take() else { return };
-        if self.inner.domain.forked() {
-            // The thread behind the handle does not exist here.
-            std::mem::forget(thread);
-            std::mem::forget(std::mem::take(&mut queue.waiting));
-            return;
-        }
         self.inner.wake(queue);
         if !own && !inside() && !updating() {
             // It contains the panics of others.

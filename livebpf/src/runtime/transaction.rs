@@ -29,7 +29,7 @@ use super::maps::{MapHandle, ProgramArray};
 use crate::map::prog_array::{ArrayKey, Contract, Member, ProgArray, Retired, Table};
 use crate::map::{Map, MapError};
 use crate::run::{self, Entry, EntryId, Loaded, OwnedGeneration, Placement, Program, Shared, Turn};
-use crate::text::UpdateGuard;
+use crate::text::{UpdateError, UpdateGuard};
 
 /// What a transaction is to change; nothing is changed before it is committed. Steps take effect in their order.
 pub struct Transaction<'a> {
@@ -101,6 +101,10 @@ impl Runtime {
 }
 
 fn commit(shared: &Arc<Shared>, steps: &[Step<'_>]) -> Result<(), Error> {
+    if shared.domain.forked() {
+        // Before the turn: a thread that is not here may have it.
+        return Err(UpdateError::Forked.into());
+    }
     let turn = shared.relink.turn()?;
     let live = shared.generations.live();
     if live >= run::MAX_GENERATIONS {

@@ -63,8 +63,6 @@ struct State {
     chunks: Chunks,
     /// Bytes from the base that have been filled with int3 at least once.
     filled: u32,
-    /// Bytes that were freed but may not be used again.
-    lost: u32,
 }
 
 impl Region {
@@ -76,7 +74,7 @@ impl Region {
         }
         let capacity = found.next_multiple_of(4096) as u32;
         let views = Views::new(capacity, options.near)?;
-        let state = State { chunks: Chunks::new(capacity), filled: 0, lost: 0 };
+        let state = State { chunks: Chunks::new(capacity), filled: 0 };
         let poison = views.base();
         let fork = ForkPage::new()?;
         let region = Region {
@@ -109,8 +107,7 @@ impl Region {
 
     /// Bytes that images occupy, the poison stub, and where reuse is off all that was ever placed.
     pub fn used(&self) -> u64 {
-        let state = self.lock();
-        u64::from(state.chunks.used()) + u64::from(state.lost)
+        u64::from(self.lock().chunks.used())
     }
 
     /// Whether `address` lies in the region.
@@ -189,7 +186,7 @@ impl Region {
     /// A chunk of at least `len` bytes, all int3.
     pub(super) fn take(&self, len: u64) -> Result<Chunk, TextError> {
         let mut state = self.lock();
-        let used = u64::from(state.chunks.used()) + u64::from(state.lost);
+        let used = u64::from(state.chunks.used());
         let full = TextError::Full { wanted: len, used, capacity: self.capacity() };
         let Some(chunk) = u32::try_from(len).ok().and_then(|len| state.chunks.take(len)) else { return Err(full) };
         let wanted = state.chunks.high();
