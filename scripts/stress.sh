@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Seconds, test binary, test. 600 for the heart of it (C13 shares its time between three cases), 60 for the rest; leak: cycles.
+# Seconds, test binary, test. 600 for the heart of it (C13 shares them between three cases), 60 for the rest; leak: cycles.
 MATRIX='
 600 live_updates c1_insert_and_delete_give_the_program_or_the_fall_through_patched
 600 live_updates c1_insert_and_delete_give_the_program_or_the_fall_through_slots
@@ -29,8 +29,8 @@ MATRIX='
 600 live_memory c7_memory_of_a_program_that_left_its_slot_is_used_again_at_once_slots
 600 live_lifetimes c9_callers_are_loaded_and_unloaded_while_slots_change
 600 patching c9_callers_in_the_middle_of_a_chain_are_replaced_while_their_own_slots_change
-1800 live_writers c13_two_writers_leave_code_that_agrees_with_the_slots_patched
-1800 live_writers c13_two_writers_leave_code_that_agrees_with_the_slots_slots
+600 live_writers c13_two_writers_leave_code_that_agrees_with_the_slots_patched
+600 live_writers c13_two_writers_leave_code_that_agrees_with_the_slots_slots
 600 patching c20_a_caller_that_is_loaded_during_updates_misses_none
 600 patching c20_updates_between_tracking_and_fix_up_of_a_caller_are_not_lost
 600 transactions no_packet_is_mixed_while_chains_are_switched_patched

@@ -418,6 +418,7 @@ fn check_shape(code: &Code) {
     }
 }
 
+/// C14.
 #[test]
 fn sites_are_aligned() {
     let mut seed = 1u64;

@@ -131,6 +131,7 @@ fn a_lost_update_is_noticed() {
     assert!(noticed >= 20, "{noticed}");
 }
 
+/// C14.
 #[test]
 fn every_patchable_field_is_aligned() {
     let helpers = Table::builtin();
