@@ -3,13 +3,15 @@
 
 mod live_support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use live_support::*;
 use livebpf::context::Context;
 use livebpf::object::Object;
-use livebpf::runtime::{Ebpf, Engine, Error, LoadOptions, Program, ProgramArray, Runtime, Upgrade, UpgradeOptions};
+use livebpf::runtime::{
+    Ebpf, Engine, Error, LoadOptions, MapHandle, Program, ProgramArray, Runtime, Upgrade, UpgradeOptions,
+};
 
 const STAGES: usize = 12;
 const FLOW: usize = STAGES + 1;
@@ -133,6 +135,76 @@ fn a_new_version_can_be_loaded_with_options() {
     assert_eq!(counts(&v2).0[..5], [1, 1, 1, 1, 0], "a fresh map begins with nothing");
 }
 
+#[test]
+fn arrays_that_are_reused_by_choice_and_those_of_others_take_part() {
+    let runtime = runtime(Engine::Jit);
+    let [first, second] = versions();
+    let v1 = runtime.load(&first).unwrap();
+    let other = runtime.load(&first).unwrap();
+    let (dispatch, own) = (stages_of(&other).1, stages_of(&v1));
+    dispatch.set(1, program(&v1, "stage_4")).unwrap();
+    let load = LoadOptions::default().reuse_map("stages", own.0);
+    let upgrade = runtime.upgrade(&v1, &second, &UpgradeOptions::default().load(load)).unwrap();
+    let id = |name| program(upgrade.ebpf(), name).id();
+    assert_eq!(stamps(&runtime, program(&v1, "entry"), 1), [2; STAGES + 1]);
+    assert_eq!((dispatch.program_id(1).unwrap(), own.1.program_id(4).unwrap()), (id("stage_4"), id("stage_4")));
+    upgrade.roll_back().unwrap();
+    assert_eq!(stamps(&runtime, program(&v1, "entry"), 1), [1; STAGES + 1]);
+    assert_eq!(dispatch.program_id(1).unwrap(), program(&v1, "stage_4").id());
+}
+
+fn stages_of(ebpf: &Ebpf) -> (&MapHandle, ProgramArray) {
+    let handle = ebpf.map("stages").expect("map stages");
+    (handle, ProgramArray::try_from(handle).unwrap())
+}
+
+#[test]
+fn a_version_that_was_replaced_cannot_be_upgraded_and_upgrades_taken_back_in_any_order_mix_nothing() {
+    for engine in ENGINES {
+        let runtime = runtime(engine);
+        let [first, second] = versions();
+        let v1 = runtime.load(&first).unwrap();
+        let entry = program(&v1, "entry");
+        let options = UpgradeOptions::default().drop_program("news_count");
+        let up = runtime.upgrade(&v1, &second, &options).unwrap();
+        let error = runtime.upgrade(&v1, &first, &options).unwrap_err();
+        assert!(matches!(&error, Error::Step { source, .. } if matches!(**source, Error::Upgrade { .. })), "{error}");
+        assert!(error.to_string().contains("version that is in use"), "{error}");
+        assert_eq!(stamps(&runtime, entry, 1), [2; STAGES + 1]);
+        let down = runtime.upgrade(up.ebpf(), &first, &options).unwrap();
+        up.roll_back().unwrap();
+        let ids = |ebpf: &Ebpf| (0..STAGES).map(|n| program(ebpf, &format!("stage_{n}")).id()).collect::<Vec<_>>();
+        let held = || (0..STAGES as u32).map(|n| stages_of(&v1).1.program_id(n).unwrap()).collect::<Vec<_>>();
+        assert_eq!((held(), stamps(&runtime, entry, 1)), (ids(down.ebpf()), [1; STAGES + 1]));
+        down.roll_back().unwrap();
+        assert_eq!((held(), stamps(&runtime, entry, 1)), (ids(up.ebpf()), [2; STAGES + 1]));
+        up.roll_back().unwrap();
+        assert_eq!((held(), stamps(&runtime, entry, 1)), (ids(&v1), [1; STAGES + 1]));
+    }
+}
+
+#[test]
+fn of_two_upgrades_at_once_one_is_refused() {
+    let runtime = runtime(Engine::Jit);
+    let [first, second] = versions();
+    let mut current = runtime.load(&first).unwrap();
+    let entry = program(&current, "entry").clone();
+    let options = UpgradeOptions::default().drop_program("news_count");
+    for round in 0..20 {
+        let upgrade = |object| runtime.upgrade(&current, object, &options);
+        let results = thread::scope(|scope| {
+            let threads = [&first, &second].map(|object| scope.spawn(move || upgrade(object)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let [one, two] = results.map(Result::ok);
+        assert!(one.is_some() != two.is_some(), "round {round}: {one:?}, {two:?}");
+        let version = if one.is_some() { 1 } else { 2 };
+        assert_eq!(stamps(&runtime, &entry, 1), [version; STAGES + 1], "round {round}");
+        current = one.or(two).expect("one of them").finish();
+        runtime.barrier().unwrap();
+    }
+}
+
 /// What a runner saw.
 #[derive(Default, Debug)]
 struct Seen {
@@ -142,7 +214,7 @@ struct Seen {
     missed: u64,
 }
 
-fn runner(runtime: &Runtime, entry: &Program, flow: u8, stop: &AtomicBool) -> Seen {
+fn runner(runtime: &Runtime, entry: &Program, flow: u8, stop: &AtomicBool, packets: &AtomicU64) -> Seen {
     let (mut worker, mut seen) = (runtime.worker().unwrap(), Seen::default());
     let mut input = [0; 64];
     input[FLOW] = flow;
@@ -153,6 +225,7 @@ fn runner(runtime: &Runtime, entry: &Program, flow: u8, stop: &AtomicBool) -> Se
         let verdict = worker.run(entry, &mut context).unwrap();
         context.packet_into(&mut output);
         seen.packets += 1;
+        packets.fetch_add(1, Ordering::Relaxed);
         let stamps = &output[..=STAGES];
         match stamps[0] {
             _ if verdict != XDP_TX => seen.missed += 1,
@@ -167,10 +240,14 @@ fn runner(runtime: &Runtime, entry: &Program, flow: u8, stop: &AtomicBool) -> Se
 
 fn upgrade(runtime: &Runtime, old: &Ebpf, object: &Object) -> Upgrade {
     let options = UpgradeOptions::default().drop_program("news_count");
+    when_possible(runtime, || runtime.upgrade(old, object, &options))
+}
+
+/// A runner that is not scheduled keeps its generation.
+fn when_possible<T>(runtime: &Runtime, transaction: impl Fn() -> Result<T, Error>) -> T {
     loop {
-        match runtime.upgrade(old, object, &options) {
-            Ok(upgrade) => return upgrade,
-            // A runner that is not scheduled keeps its generation.
+        match transaction() {
+            Ok(done) => return done,
             Err(Error::Generations { .. }) => runtime.barrier().unwrap(),
             Err(error) => panic!("{error}"),
         }
@@ -183,17 +260,28 @@ fn upgrades_under_traffic(engine: Engine, upgrades: u32) {
     let versions = versions();
     let mut current = runtime.load(&versions[0]).unwrap();
     let entry = program(&current, "entry").clone();
-    let stop = AtomicBool::new(false);
+    let (stop, packets) = (AtomicBool::new(false), AtomicU64::new(0));
+    // A packet of either runner that began after this was called.
+    let wait_for_another = || {
+        let before = packets.load(Ordering::Relaxed);
+        while packets.load(Ordering::Relaxed) < before + 3 {
+            thread::yield_now();
+        }
+    };
     let seen: Vec<Seen> = thread::scope(|scope| {
         let runners = [1, 2].map(|flow| {
-            let (runtime, entry, stop) = (&runtime, &entry, &stop);
-            scope.spawn(move || runner(runtime, entry, flow, stop))
+            let (runtime, entry, stop, packets) = (&runtime, &entry, &stop, &packets);
+            scope.spawn(move || runner(runtime, entry, flow, stop, packets))
         });
         let _stop = StopOnDrop(&stop);
         for n in 1..=upgrades {
+            // So that both versions occur, however busy the machine is.
+            if n <= 2 {
+                wait_for_another();
+            }
             let done = upgrade(&runtime, &current, &versions[(n % 2) as usize]);
             if n % 10 == 0 {
-                done.roll_back().unwrap();
+                when_possible(&runtime, || done.roll_back());
             } else {
                 current = done.finish();
             }

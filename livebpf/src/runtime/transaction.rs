@@ -40,6 +40,10 @@ enum Step<'a> {
     Set(MapHandle, u32, &'a Program),
     Clear(MapHandle, u32),
     Entry(&'a Program, &'a Program),
+    /// Only where the first one is what its own runs start.
+    Succeed(&'a Program, &'a Program),
+    /// Runs of the first start it again, if they start the second.
+    Restore(&'a Program, &'a Program),
     /// Only where the slot still holds the program of that number (`None`: nothing).
     Exchange {
         handle: MapHandle,
@@ -69,6 +73,16 @@ impl<'a> Transaction<'a> {
         new: Option<&'a Arc<Loaded>>,
     ) {
         self.steps.push(Step::Exchange { handle: handle.clone(), index, holds, new });
+    }
+
+    /// As [`replace_entry`](Self::replace_entry), but refused where the runs of `old` start another program already.
+    pub(super) fn succeed(&mut self, old: &'a Program, new: &'a Program) {
+        self.steps.push(Step::Succeed(old, new));
+    }
+
+    /// Lets the runs of `old` start `old` again, if they start `new`.
+    pub(super) fn restore(&mut self, old: &'a Program, new: &'a Program) {
+        self.steps.push(Step::Restore(old, new));
     }
 
     /// Lets every run that would start in `old` start in `new`, whichever handle it is started with. The handles keep their
@@ -145,7 +159,7 @@ fn one_by_one(shared: &Arc<Shared>, steps: &[Step<'_>]) -> Result<(), Error> {
                 own_array(shared, handle)?.set(*index, program.loaded().clone(), 0, &mut guard)
             }
             Step::Clear(handle, index) => own_array(shared, handle)?.clear_index(*index, &mut guard),
-            Step::Entry(..) | Step::Exchange { .. } => Ok(Retired::default()),
+            Step::Entry(..) | Step::Succeed(..) | Step::Restore(..) | Step::Exchange { .. } => Ok(Retired::default()),
         };
         drop(guard);
         shared.domain.retire(retired.map_err(|e| Error::Options(e.to_string()))?);
@@ -181,6 +195,14 @@ fn changes(shared: &Arc<Shared>, steps: &[Step<'_>], turn: &Turn<'_>) -> Result<
                 }
             }
             Step::Entry(old, new) => changes.replace_entry(shared, &old.entry, &new.entry, turn),
+            Step::Succeed(old, new) => changes
+                .check_current(shared, old, turn)
+                .and_then(|()| changes.replace_entry(shared, &old.entry, &new.entry, turn)),
+            Step::Restore(old, new) => {
+                let started = changes.started(shared, old.entry.id, old.loaded(), turn);
+                let ours = Arc::ptr_eq(&started, new.loaded());
+                if ours { changes.replace_entry(shared, &old.entry, &old.entry, turn) } else { Ok(()) }
+            }
         };
         added.map_err(|source| Error::Step { step: position + 1, source: Box::new(source) })?;
     }
@@ -259,6 +281,18 @@ impl Changes {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a program whose place another one has taken.
+    fn check_current(&self, shared: &Shared, program: &Program, turn: &Turn<'_>) -> Result<(), Error> {
+        let started = self.started(shared, program.entry.id, program.loaded(), turn);
+        if Arc::ptr_eq(&started, program.loaded()) {
+            return Ok(());
+        }
+        Err(Error::Upgrade {
+            what: format!("runs of {program:?} start program {} ({})", started.id, started.linked().name),
+            remedy: "upgrade from the version that is in use, or take it back first",
+        })
     }
 
     /// What runs of an entry start after the steps so far.

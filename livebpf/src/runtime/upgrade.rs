@@ -1,8 +1,8 @@
 //! Whole-object upgrades: a new version of an object takes the place of the old one in one transaction.
 //!
 //! The new version is loaded beside the old one and shares its maps, so nothing they hold is lost or copied. Then one transaction
-//! puts the new programs into every slot that holds one of the old programs, and lets runs that are started with the old
-//! handles start the new programs. An invocation runs in one version from its entry to its end.
+//! puts the new programs into every slot that holds one of the old programs, also in arrays of other objects, and lets runs that
+//! are started with the old handles start the new programs. An invocation runs in one version from its entry to its end.
 //!
 //! *What goes with what.* Programs and maps by name. A map is carried over when both versions define it alike: type, sizes,
 //! flags, and for global data the variables' names, places and sizes. Read-only data (`.rodata*`) belongs to the code and is
@@ -10,7 +10,8 @@
 //! to do instead.
 //!
 //! *Guarantees.* A refused upgrade has changed nothing. A slot that somebody else changes while the new version is being loaded
-//! keeps what he put there.
+//! keeps what he put there. Of two upgrades from one version the second is refused, since the slots hold what the first put
+//! there; and what a later upgrade has replaced, taking back an earlier one does not touch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,8 +23,9 @@ use super::error::Error;
 use super::load::{LoadOptions, initial_slots, same_shape};
 use super::maps::MapHandle;
 use super::transaction::Transaction;
+use crate::map::Map;
 use crate::object::{MapDef, Object};
-use crate::run::{Loaded, Program};
+use crate::run::{Loaded, Program, Shared};
 
 /// How a new version of an object is loaded, and what becomes of what it does not share with the old one.
 #[derive(Clone, Default, Debug)]
@@ -87,8 +89,7 @@ impl Runtime {
         }
         let new = self.load_with(object, &load)?;
         let entries = entries(old, &new, options)?;
-        let shared = new.maps.iter().filter(|map| carried.contains(&map.def.name));
-        let slots = shared.flat_map(|map| slots_of(map, old, &new)).collect();
+        let slots = slots(&self.shared, old, &new, &|name| load.reuses(name));
         let upgrade = Upgrade { runtime: self.clone(), new, entries, slots, carried };
         self.transaction(|tx| upgrade.describe(tx))?;
         Ok(upgrade)
@@ -146,26 +147,50 @@ fn entries(old: &Ebpf, new: &Ebpf, options: &UpgradeOptions) -> Result<Vec<(Prog
     Ok(entries)
 }
 
-/// The changes to one carried program array: what the new version's static initialiser says, and for the other slots that
-/// hold old programs their successors.
-fn slots_of(map: &ObjectMap, old: &Ebpf, new: &Ebpf) -> Vec<Slot> {
-    let array = &map.handle;
-    let registry = &array.shared().registry;
-    let held = array.map().prog_array().map(|array| array.entries()).unwrap_or_default();
+/// The changes to the program arrays: in those that the new version `reuses`, what its static initialiser says; there and in
+/// those of others, the successors of old programs. An array that the new version does not use goes with the old one.
+fn slots(shared: &Arc<Shared>, old: &Ebpf, new: &Ebpf, reuses: &dyn Fn(&str) -> bool) -> Vec<Slot> {
+    let has = |ebpf: &Ebpf, map: &Arc<Map>| ebpf.maps.iter().any(|own| Arc::ptr_eq(own.handle.map(), map));
+    let mut slots = Vec::new();
+    for map in shared.registry.arrays() {
+        match new.maps.iter().find(|own| Arc::ptr_eq(own.handle.map(), &map)) {
+            Some(own) if reuses(&own.def.name) => {
+                slots_of(shared, &map, initial_slots(new, &own.def), old, new, &mut slots)
+            }
+            None if !has(old, &map) => slots_of(shared, &map, std::iter::empty(), old, new, &mut slots),
+            Some(_) | None => {}
+        }
+    }
+    slots
+}
+
+/// The changes to one of them.
+fn slots_of<'a>(
+    shared: &Arc<Shared>,
+    map: &Arc<Map>,
+    initial: impl Iterator<Item = (u32, &'a Program)>,
+    old: &Ebpf,
+    new: &'a Ebpf,
+    slots: &mut Vec<Slot>,
+) {
+    let held = map.prog_array().map(|array| array.entries()).unwrap_or_default();
     let held: BTreeMap<u32, Arc<Loaded>> =
-        held.into_iter().filter_map(|(index, id)| Some((index, registry.program(id)?))).collect();
+        held.into_iter().filter_map(|(index, id)| Some((index, shared.registry.program(id)?))).collect();
     let mut wanted: BTreeMap<u32, Option<&Program>> = BTreeMap::new();
     for (&index, program) in &held {
         if let Some(program) = old.programs().find(|old| Arc::ptr_eq(old.loaded(), program)) {
             wanted.insert(index, new.program(program.name()));
         }
     }
-    wanted.extend(initial_slots(new, &map.def).map(|(index, program)| (index, Some(program))));
-    let slot = |(index, program): (u32, Option<&Program>)| {
+    wanted.extend(initial.map(|(index, program)| (index, Some(program))));
+    if wanted.is_empty() {
+        return;
+    }
+    let array = MapHandle::new(map.clone(), shared.clone());
+    slots.extend(wanted.into_iter().map(|(index, program)| {
         let (old, new) = (held.get(&index).cloned(), program.map(|program| program.loaded().clone()));
         Slot { array: array.clone(), index, old, new }
-    };
-    wanted.into_iter().map(slot).collect()
+    }));
 }
 
 impl Upgrade {
@@ -174,7 +199,7 @@ impl Upgrade {
             tx.exchange(&slot.array, slot.index, slot.old.as_ref().map(|program| program.id), slot.new.as_ref());
         }
         for (old, new) in &self.entries {
-            tx.replace_entry(old, new);
+            tx.succeed(old, new);
         }
     }
 
@@ -188,8 +213,8 @@ impl Upgrade {
         &self.carried
     }
 
-    /// Takes the upgrade back, in one transaction: slots that still hold what it put there hold what they did before, and the old
-    /// handles start the old programs again. What programs of the new version wrote to maps stays.
+    /// Takes the upgrade back, in one transaction: slots that still hold what it put there hold what they did before, and old
+    /// handles that still start what it put in their place start the old programs again. What programs of the new version wrote to maps stays.
     ///
     /// # Errors
     /// Those of [`Runtime::transaction`]; then nothing has changed.
@@ -198,8 +223,8 @@ impl Upgrade {
             for slot in &self.slots {
                 tx.exchange(&slot.array, slot.index, slot.new.as_ref().map(|program| program.id), slot.old.as_ref());
             }
-            for (old, _) in &self.entries {
-                tx.replace_entry(old, old);
+            for (old, new) in &self.entries {
+                tx.restore(old, new);
             }
         })
     }
