@@ -32,6 +32,15 @@
 //! after a grace period that begins after it was deferred; all that is queued shares one. What updates displace is not urgent:
 //! it is collected for a moment first, and a thread that updates often makes no system call for it.
 //!
+//! # What models show
+//!
+//! tests/loom_rcu.rs runs this code under loom (`primitive` says what a core sync is there): an object is replaced and
+//! ended after a grace period, beside sections that follow each other, that are nested, of two readers, and of a reader that
+//! registers meanwhile; ended by deferred work, and by work that was deferred inside the section itself; with core
+//! syncs and without. Within the bound on switches between threads no execution uses it after its end or at the same time.
+//! Without the wait, and with a snapshot that no core sync precedes, loom finds one that does. The same file has the
+//! sharing of core syncs. tests/data_races.rs is the thread sanitiser's (scripts/tsan.sh).
+//!
 //! # Never
 //!
 //! * No lock is held while waiting for readers; readers never wake anyone, so leaving is never a system call. Waiting is

@@ -8,7 +8,8 @@
 //! that *started* after it arrived. `started` counts; it is advanced before the system call by whoever holds `leader`.
 //! A caller that read n is covered by every call numbered above n: reading n (and not n + 1) means that its stores are
 //! ordered before the increment to n + 1 (both sides are sequentially consistent read-modify-writes), hence
-//! before that call's barrier.
+//! before that call's barrier. (tests/loom_rcu.rs: of two callers each is covered in every execution, and loom finds one in
+//! which a caller is not that was content with a call which had started before it came.)
 //!
 //! *Never.* Nothing here falls back to something weaker in silence: where SYNC_CORE is missing, [`CoreSync::available`]
 //! is false, code is not patched (slot mode), and readers pay for their own barrier.
@@ -26,8 +27,18 @@ pub struct CoreSync {
     refusal: Option<String>,
     started: AtomicU64,
     leader: Mutex<()>,
+    fault: Option<SyncFault>,
     #[cfg(feature = "fault-injection")]
     observer: OnceLock<Observer>,
+}
+
+/// What a core sync can do wrong, so that tests can show that they would notice. None, always, in production.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncFault {
+    /// It does nothing.
+    Omitted,
+    /// Callers are content with a call that had started before they came.
+    SharedTooEarly,
 }
 
 /// Called at the beginning of each core sync.
@@ -47,11 +58,18 @@ fn membarrier(command: libc::c_int) -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
-/// In a model: see [`crate::primitive`].
+/// In a model all is offered.
 #[cfg(loom)]
 fn membarrier(command: libc::c_int) -> libc::c_long {
-    fence(Ordering::SeqCst);
     if command == libc::MEMBARRIER_CMD_QUERY { libc::c_long::MAX } else { 0 }
+}
+
+/// The barrier in every thread. In a model a fence: see [`crate::primitive`].
+fn serialise() -> libc::c_long {
+    if cfg!(loom) {
+        fence(Ordering::SeqCst);
+    }
+    membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE)
 }
 
 impl CoreSync {
@@ -67,11 +85,18 @@ impl CoreSync {
         Arc::new(CoreSync::new(Some(why.to_owned())))
     }
 
+    /// One that is broken.
+    #[cfg(feature = "fault-injection")]
+    pub fn faulty(fault: SyncFault) -> Arc<CoreSync> {
+        Arc::new(CoreSync { fault: Some(fault), ..CoreSync::new(None) })
+    }
+
     fn new(refusal: Option<String>) -> CoreSync {
         CoreSync {
             refusal,
             started: AtomicU64::new(0),
             leader: Mutex::new(()),
+            fault: None,
             #[cfg(feature = "fault-injection")]
             observer: OnceLock::new(),
         }
@@ -118,14 +143,19 @@ impl CoreSync {
             (observer.0)();
         }
         // Read-modify-writes that add 0 are the full barriers that the argument above needs.
-        let arrived = self.started.fetch_add(0, Ordering::SeqCst);
+        let mut arrived = self.started.fetch_add(0, Ordering::SeqCst);
+        match self.fault {
+            None => {}
+            Some(SyncFault::Omitted) => return,
+            Some(SyncFault::SharedTooEarly) => arrived = arrived.saturating_sub(1),
+        }
         let leader = held::lock(&self.leader);
         // Calls run one at a time under `leader`, so every one that was started is complete here.
         if self.started.load(Ordering::SeqCst) > arrived {
             return;
         }
         self.started.fetch_add(1, Ordering::SeqCst);
-        let result = membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE);
+        let result = serialise();
         drop(leader);
         // Registered and tried in `detect`: it can fail only if the process was confined afterwards, and going on
         // would mean executing stale code.

@@ -93,6 +93,17 @@
 //! tests/patching.rs runs threads through real sites while others insert, replace and delete: insert/delete toggles give
 //! the program or the fall-through, P/Q toggles never the fall-through. The same with a protection switched off
 //! ([`Faults`]) ends in the poison stub's report: so the tests can see the forbidden state.
+//!
+//! # What models show
+//!
+//! tests/loom_patch.rs runs this code, `map::prog_array`, `rcu` and `text::sync` under loom, against a runner that fetches the
+//! bypass, the target and the code there, with every value that a fetch may give as long as no core sync forbids it
+//! (`primitive` says how): insert, replace, delete, each with what a run finds that begins after its return; the indirect
+//! form; two updates at once; a load beside an update; an unload beside a delete; and a deferred poison beside an insert, and
+//! beside an insert and another delete. Within the bound on switches between threads no execution reaches
+//! the forbidden state, freed code, an unstable site, or a slot that disagrees with its site. In its controls (no core
+//! sync, bypass first, poison or free without grace period, a poison that ignores its number, stable flag ignored, fix-up by
+//! slots read before the lock, slot written after the patch) loom finds such an execution.
 
 mod faults;
 mod patcher;
