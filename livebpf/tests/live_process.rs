@@ -73,6 +73,33 @@ fn c16_where_membarrier_is_refused_the_runtime_chooses_slots_and_says_so() {
     runtime.barrier().unwrap();
     // What was said is not said again by loads and updates.
     assert_eq!(log.0.lock().unwrap().len(), 1);
+    code_memory_ends();
+}
+
+/// Where core sync is missing code memory is not used twice: transactions use it up, the last is refused, and updates go on.
+fn code_memory_ends() {
+    let runtime = builder(Engine::Jit).code_bytes(64 << 10).build().unwrap();
+    let (handle, slots) = array(&runtime, &prog_array("table", 1));
+    let caller = load_with(&runtime, tries("caller", &[0, 0], handle.def()), &[&handle]).unwrap();
+    let targets = [1, 2].map(|value| load(&runtime, answers("target", value)));
+    let mut made = 0;
+    let error = loop {
+        match runtime.transaction(|tx| tx.set(&slots, 0, &targets[made % 2])) {
+            Ok(()) => made += 1,
+            Err(Error::Generations { .. }) => {}
+            Err(error) => break error,
+        }
+        runtime.barrier().unwrap();
+        assert!(made < 4096, "memory that was used again");
+    };
+    assert!(matches!(error, Error::Text(_)) && made > 0, "after {made}: {error}");
+    assert_eq!(run(&runtime, &caller), 1 + (made as u32 - 1) % 2, "a refused transaction changes nothing");
+    for value in [0, 1] {
+        slots.set(0, &targets[value]).unwrap();
+        assert_eq!(run(&runtime, &caller), 1 + value as u32);
+    }
+    slots.clear_index(0).unwrap();
+    assert_eq!(run(&runtime, &caller), MISSED);
 }
 
 /// Children that were forked, and in which everything was refused.

@@ -16,7 +16,8 @@
 //!
 //! *Cost.* Time and code memory in proportion to the code that has tail calls, whatever the number of changes; the old images
 //! go when the last run in them is over. At most [`MAX_GENERATIONS`](run::MAX_GENERATIONS) exist at once: with runs that do not end, the next
-//! transaction is refused.
+//! transaction is refused. Where core sync is missing, code memory is never used again ([`crate::text::region`]): there the size of the
+//! region limits how many transactions a runtime makes in its life; the one that does not fit is refused, updates go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -376,7 +377,8 @@ impl Next {
             }
         }
         let trackings: Vec<_> = self.placements.values().map(|(_, placement)| &placement.tracking).collect();
-        guard.take_over(&trackings, &|key, index| self.tables[&key].1.word(index));
+        // An array that nobody has any more has no site of a new image.
+        guard.take_over(&trackings, &|key, index| self.tables.get(&key).map_or(0, |(_, table)| table.word(index)));
         self.swap(shared, changes, guard)
     }
 
