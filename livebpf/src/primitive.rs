@@ -39,23 +39,37 @@ pub(crate) use model_thread_local as thread_local;
 /// Loom's atomics.
 #[cfg(loom)]
 pub(crate) mod atomic {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-    loom::lazy_static! {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    std::thread_local! {
         /// Loom tries an order of two steps only where they touch one object, and its fences touch none: it would not
-        /// look at what a thread does just before another one's fence. So each side touches this.
-        static ref BOUNDARY: AtomicU32 = AtomicU32::new(0);
+        /// look at what a thread does just before another one's fence. So each side touches this. (One per model that is
+        /// being checked: all threads of a model are one of the system's.)
+        static BOUNDARY: RefCell<Option<Arc<AtomicU32>>> = const { RefCell::new(None) };
+    }
+
+    /// Each execution of a model begins with it.
+    pub(crate) fn begin_model() {
+        let new = Arc::new(AtomicU32::new(0));
+        BOUNDARY.with(|boundary| boundary.replace(Some(new)));
+    }
+
+    fn boundary() -> Arc<AtomicU32> {
+        BOUNDARY.with(|boundary| boundary.borrow().clone()).expect("a model begins with begin_model")
     }
 
     /// The updater's half of a core sync.
     pub(crate) fn fence(order: Ordering) {
-        BOUNDARY.store(0, Ordering::Relaxed);
+        boundary().store(0, Ordering::Relaxed);
         loom::sync::atomic::fence(order);
     }
 
     /// The reader's half.
     pub(crate) fn compiler_fence(order: Ordering) {
-        BOUNDARY.load(Ordering::Relaxed);
+        boundary().load(Ordering::Relaxed);
         loom::sync::atomic::fence(order);
     }
 }

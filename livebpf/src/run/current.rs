@@ -14,6 +14,7 @@ use super::stub::{self, Landing};
 use super::worker::Core;
 use crate::map::Map;
 use crate::map::cell::Slice;
+use crate::primitive::thread_local;
 
 /// The innermost run of this thread.
 pub(super) struct Current<'a> {
@@ -39,18 +40,18 @@ pub(super) fn scope<R>(current: &Current<'_>, f: impl FnOnce() -> R) -> R {
     struct Restore(*const Current<'static>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            CURRENT.set(self.0);
+            CURRENT.with(|current| current.set(self.0));
         }
     }
     // The lifetime is erased only for storage: `Restore` takes the pointer away before `current`'s borrow ends.
-    let _restore = Restore(CURRENT.replace(ptr::from_ref(current).cast()));
+    let _restore = Restore(CURRENT.with(|inner| inner.replace(ptr::from_ref(current).cast())));
     f()
 }
 
 /// Calls `f` with the innermost run, `None` outside of any.
 pub(super) fn with<R>(f: impl FnOnce(Option<&Current<'_>>) -> R) -> R {
     // SAFETY: `scope` keeps what the thread-local points to borrowed for as long as it does.
-    f(unsafe { CURRENT.get().as_ref() })
+    f(unsafe { CURRENT.with(Cell::get).as_ref() })
 }
 
 /// Number of the CPU that this run counts as: the worker's. 0 outside of a run.
@@ -67,7 +68,7 @@ pub(super) fn depth() -> u32 {
 pub(super) fn generation(worker: &Core) -> Option<&Generation> {
     // SAFETY: `scope` keeps what the thread-local points to borrowed for as long as it does; and a worker that is inside a
     // section, as this one is, keeps the runtime and with it the generation.
-    let current = unsafe { CURRENT.get().as_ref() }.filter(|c| std::ptr::eq(c.worker, worker));
+    let current = unsafe { CURRENT.with(Cell::get).as_ref() }.filter(|c| std::ptr::eq(c.worker, worker));
     current.map(|c| c.generation)
 }
 

@@ -16,12 +16,14 @@ use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+// Zeroed memory is one of these: the standard library's in a model, too.
+use std::sync::atomic::AtomicU64 as Zeroed;
 
 use super::program::Loaded;
 use super::relink::Turn;
 use crate::map::held::{Held, lock};
 use crate::primitive::Mutex;
+use crate::primitive::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::text::patch::UpdateGuard;
 
 /// A program's index in the table.
@@ -37,9 +39,9 @@ pub(crate) const MAX_GENERATIONS: usize = 16;
 /// One consistent set of entries.
 pub(crate) struct Generation {
     /// Address of each program's entry, 1 for the interpreter's; 0: none.
-    entries: [AtomicU64; MAX_PROGRAMS],
+    entries: [Zeroed; MAX_PROGRAMS],
     /// Native stack that the worst chain of tail calls between any of these programs needs, in bytes.
-    stack: AtomicU64,
+    stack: Zeroed,
     number: u64,
     /// The entries whose runs start another program than their own.
     redirects: Mutex<BTreeMap<EntryId, Arc<Loaded>>>,
@@ -92,7 +94,7 @@ impl Owned {
         // SAFETY: the block has the type's layout and is ours alone; atomics of zero are all zero bytes, and the other fields
         // are written before anybody reads them.
         unsafe {
-            (&raw mut (*at).stack).write(AtomicU64::new(stack));
+            (&raw mut (*at).stack).write(Zeroed::new(stack));
             (&raw mut (*at).number).write(number);
             (&raw mut (*at).redirects).write(Mutex::new(redirects));
         }
@@ -252,7 +254,7 @@ unsafe fn from_raw(raw: *mut Generation) -> Owned {
 impl Drop for Generations {
     fn drop(&mut self) {
         // SAFETY: what is in `current` came from `into_raw`; runs hold the runtime, so there is none.
-        drop(unsafe { from_raw(*self.current.get_mut()) });
+        drop(unsafe { from_raw(self.current.load(Ordering::Acquire)) });
     }
 }
 

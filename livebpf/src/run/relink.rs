@@ -5,8 +5,9 @@
 //! refused).
 
 use std::cell::Cell;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
+use crate::primitive::{Mutex, MutexGuard, thread_local};
 use crate::text::UpdateError;
 
 /// The lock.
@@ -30,7 +31,7 @@ struct Busy;
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        BUSY.set(false);
+        BUSY.with(|busy| busy.set(false));
     }
 }
 
@@ -40,7 +41,7 @@ impl Relink {
     /// # Errors
     /// [`UpdateError::Reentrant`] when this thread is in the middle of one already, of any runtime, or of an update.
     pub(crate) fn turn(&self) -> Result<Turn<'_>, UpdateError> {
-        if crate::text::patch::updating() || BUSY.replace(true) {
+        if crate::text::patch::updating() || BUSY.with(|busy| busy.replace(true)) {
             return Err(UpdateError::Reentrant);
         }
         let busy = Busy;

@@ -282,6 +282,13 @@ impl Runtime {
         self.shared.patcher.inject(faults);
     }
 
+    /// Nothing that is deferred waits for runs from now on.
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn inject_no_grace(&self) {
+        self.shared.domain.inject_no_grace(true);
+    }
+
     /// Waits until everything retired so far is reclaimed: replaced programs, closed sites, cleared arrays.
     ///
     /// # Errors

@@ -12,6 +12,12 @@
 //! and only that): it is never lost, and runs that are still in the old generation do not see it. A refused
 //! transaction has changed nothing.
 //!
+//! *Models.* tests/loom_generation.rs runs this code under loom, with the interpreter: beside a run, which sees all or nothing;
+//! beside a single update, which is not lost; beside another transaction. Without a generation of its own, or with one that
+//! goes before its runs are over, loom finds a run that sees half. `UpdateGuard::take_over` is run there in the steps
+//! above, beside a single update and a runner that fetches code; where the tables are filled before the lock is taken, loom finds the
+//! update lost.
+//!
 //! *Never.* It waits for no run, so it may be made inside one. Nothing is stored into a generation that is not the current one.
 //!
 //! *Cost.* Time and code memory in proportion to the code that has tail calls, whatever the number of changes; the old images

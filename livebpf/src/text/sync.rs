@@ -64,6 +64,12 @@ fn membarrier(command: libc::c_int) -> libc::c_long {
     if command == libc::MEMBARRIER_CMD_QUERY { libc::c_long::MAX } else { 0 }
 }
 
+/// Each execution of a model begins with it.
+#[cfg(loom)]
+pub fn begin_model() {
+    crate::primitive::atomic::begin_model();
+}
+
 /// The barrier in every thread. In a model a fence: see [`crate::primitive`].
 fn serialise() -> libc::c_long {
     if cfg!(loom) {

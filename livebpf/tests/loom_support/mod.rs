@@ -22,6 +22,7 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let counter = runs.clone();
     builder.check(move || {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        livebpf::text::sync::begin_model();
         model();
     });
     println!(
@@ -63,10 +64,16 @@ impl Bench {
         self.load(&caller_code(), Some(array))
     }
 
+    /// The same, not tracked yet.
+    pub fn placed_caller(&self) -> Arc<Prog> {
+        let image = Image::place(&self.region, &caller_code(), &|_| None).unwrap();
+        Arc::new(Prog { _tracking: None, image })
+    }
+
     fn load(&self, code: &Code, array: Option<&ProgArray>) -> Arc<Prog> {
         let image = Image::place(&self.region, code, &|_| None).unwrap();
         let tracking = self.patcher.load(&image, &|_| array).unwrap();
-        Arc::new(Prog { _tracking: tracking, image })
+        Arc::new(Prog { _tracking: Some(tracking), image })
     }
 
     /// Puts `program` into slot 0.
@@ -121,7 +128,7 @@ pub fn caller_code() -> Code {
 
 /// A placed program; the tracking goes before the image.
 pub struct Prog {
-    _tracking: Tracking,
+    _tracking: Option<Tracking>,
     pub image: Image,
 }
 

@@ -21,6 +21,10 @@
 //!
 //! *Missed calls* are counted per array, not per table ([`missed`]): a slot's counters go on through its generations.
 //!
+//! *Models.* tests/loom_patch.rs and tests/loom_generation.rs run this code under loom: runs in the indirect form beside a replace
+//! and a delete, which find what the slot held at one moment and use nothing after its end; single changes beside each
+//! other, beside a load, and beside a new generation, after which slots and code agree and no change is lost.
+//!
 //! *Guarantees.* The first program that uses the array, by loading or by being inserted, fixes the [`Contract`] for as
 //! long as the array lives; a program with another one is refused. A refused operation has changed nothing. Errors
 //! and their order are the kernel's (kernel/bpf/arraymap.c). When the last user handle goes, [`ProgArray::clear_unused`]
