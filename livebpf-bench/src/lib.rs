@@ -60,15 +60,15 @@ struct Session<'a> {
 /// All of it happens on threads of its own: the caller's priority and placement stay what they are.
 pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report {
     let body = || {
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = busy().into_iter().collect();
+        let mut session = Session { options, cpus: cpu::allowed(), progress };
+        // More busy threads than CPUs, which must take turns: with ordinary priority.
+        let mut rows = upgrade::measure(&mut session);
         let real_time = place::runtime_threads();
         notes.extend(real_time.err().map(|why| format!("threads have their ordinary priority: {why}")));
-        notes.extend(busy());
-        let mut session = Session { options, cpus: cpu::allowed(), progress };
-        let mut rows = update::measure(&mut session);
+        rows.extend(update::measure(&mut session));
         rows.extend(stall::measure(&mut session));
         rows.extend(transaction::measure(&mut session));
-        rows.extend(upgrade::measure(&mut session));
         Report::new(options, rows, notes)
     };
     // A thread of its own: what it changes of itself ends with it.

@@ -15,8 +15,8 @@ pub enum Unit {
     Us,
     /// Times as long as undisturbed.
     Times,
-    /// Of a million packets.
-    PerMillion,
+    /// Packets.
+    Packets,
 }
 
 impl Unit {
@@ -26,7 +26,7 @@ impl Unit {
             Unit::Ns => "ns",
             Unit::Us => "us",
             Unit::Times => "x",
-            Unit::PerMillion => "ppm",
+            Unit::Packets => "packets",
         }
     }
 }

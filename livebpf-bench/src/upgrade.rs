@@ -1,10 +1,10 @@
-//! `upgrade_mixed`: of a million packets, how many are handled by two versions of a chain at once, or by none, while it is upgraded
-//! again and again.
+//! `upgrade_mixed`: how many packets each upgrade of a chain lets two versions handle at once, or none.
 //!
 //! The chain is an entry and twelve stages, each of which stamps the packet with its version. Two runners send packets through it and
 //! look at the stamps; meanwhile a third thread upgrades: livebpf by [`Runtime::upgrade`], with everything that belongs to it
 //! (linking, verifying, compiling, one transaction); the kernel slot by slot, which is the only way it has, with both
-//! versions loaded beforehand and the entry exchanged last. Both make an upgrade every 10 ms.
+//! versions loaded beforehand and the entry exchanged last. Both begin an upgrade every 10 ms,
+//! or as soon as the one before is done.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -40,7 +40,7 @@ const XDP_TX: u32 = 3;
 const PACKET: [u8; 64] = [0; 64];
 
 pub fn rows() -> Vec<Row> {
-    vec![Row::new(NAME, Unit::PerMillion, vec![Wanted::AtMost(0.0)])]
+    vec![Row::new(NAME, Unit::Packets, vec![Wanted::AtMost(0.0)])]
 }
 
 /// Measures the row, if it is wanted.
@@ -80,7 +80,7 @@ impl Counts {
     }
 }
 
-/// Two runners while upgrades are made; adds what they counted, as mixed packets of a million, to the samples.
+/// Two runners while upgrades are made; adds the mixed packets for each upgrade to the samples.
 fn beside(
     samples: &mut [Vec<f64>],
     runner: impl Fn(&AtomicBool) -> Result<Counts, Error> + Sync,
@@ -102,7 +102,10 @@ fn beside(
             total.mixed += counts.mixed;
         }
         worked?;
-        samples[0].push(total.mixed as f64 * 1e6 / total.packets.max(1) as f64);
+        if total.packets == 0 {
+            return Err(Error::Lacks("no packet came through"));
+        }
+        samples[0].push(total.mixed as f64 / UPGRADES as f64);
         Ok(())
     })
 }
