@@ -43,6 +43,7 @@ impl Verifier<'_> {
         }
         self.notes.changes_packet |= proto.changes_packet;
         if id == helper::id::TAIL_CALL {
+            state.check_leak("tail_call", true)?;
             self.tail_called(state)?;
         }
         if proto.changes_packet {
@@ -225,6 +226,7 @@ impl Verifier<'_> {
         if !types.contains(&self.desc.prog_type) {
             return Err(Fail::new(Rule::Context, "BPF_LD_[ABS|IND] instructions not allowed for this program type"));
         }
+        state.check_leak("BPF_LD_[ABS|IND]", true)?;
         let r6 = self.readable(state, Reg::R6)?;
         if r6.kind != Kind::Ctx || r6.fixed_offset() != Some(0) {
             let text = "at the time of BPF_LD_ABS|IND R6 != pointer to skb";
@@ -275,6 +277,7 @@ impl Verifier<'_> {
     /// A return.
     pub(super) fn exit(&mut self, state: &mut State, pc: Pc) -> Step<To> {
         let value = *state.reg(Reg::R0);
+        state.check_leak("BPF_EXIT instruction in main prog", state.depth() == 0)?;
         if state.depth() > 0 {
             if matches!(value.kind, Kind::Stack(_)) {
                 return Err(Fail::new(Rule::Pointer, "cannot return stack pointer to the caller").with(Reg::R0));

@@ -15,6 +15,7 @@ mod pointer;
 mod prune;
 mod range;
 pub mod reject;
+mod resource;
 mod scalar;
 mod stack;
 mod state;

@@ -5,6 +5,7 @@
 //! because the demands behind the masks can still grow; the caller checks it in the end.
 
 use super::live::{Mask, Masks};
+use super::resource::{Held, Resource};
 use super::state::{Byte, Frame, Slot, State, Value};
 use crate::insn::{Pc, Reg};
 
@@ -82,6 +83,9 @@ impl Compare {
         self.ids.clear();
         self.relied.clear();
         self.fresh = u32::MAX;
+        if !self.held(&old.held, &new.held) {
+            return false;
+        }
         for i in (0..=old.depth()).rev() {
             let (a, b) = (old.frame(i), new.frame(i));
             if a.func != b.func || a.call_site != b.call_site {
@@ -98,6 +102,20 @@ impl Compare {
             }
         }
         true
+    }
+
+    /// The same things are held, in the same order.
+    fn held(&mut self, old: &[Held], new: &[Held]) -> bool {
+        old.len() == new.len()
+            && old.iter().zip(new).all(|(a, b)| {
+                let same = match (a.what, b.what) {
+                    (Resource::Lock { map: m, value: v }, Resource::Lock { map: n, value: w }) => {
+                        m == n && (v == 0) == (w == 0) && (v == 0 || self.same_id(v, w))
+                    }
+                    (x, y) => x == y,
+                };
+                same && self.same_id(a.id, b.id)
+            })
     }
 
     fn frames(&mut self, a: &Frame, b: &Frame, masks: (Mask, Mask), mode: Mode, relied: &mut Mask) -> bool {
@@ -166,7 +184,10 @@ impl Compare {
         if a.kind == Kind::Uninit && (mode == Mode::Covers || b.kind == Kind::Uninit) {
             return Verdict::Yes;
         }
-        if a.kind != b.kind || a.nullable != b.nullable {
+        if a.kind != b.kind || a.nullable != b.nullable || (a.owner == 0) != (b.owner == 0) {
+            return Verdict::No;
+        }
+        if a.owner != 0 && !self.same_id(a.owner, b.owner) {
             return Verdict::No;
         }
         if mode == Mode::Same {

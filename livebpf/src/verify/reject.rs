@@ -31,6 +31,8 @@ pub enum Rule {
     Stack,
     /// What holds for tail calls only.
     TailCall,
+    /// Something acquired that is not given back, or given back wrongly: references, locks.
+    Resource,
     /// The value returned.
     Return,
     /// The program cannot be shown to end, or takes too long to verify.
@@ -53,6 +55,7 @@ impl Rule {
             Rule::Call => "call",
             Rule::Stack => "stack",
             Rule::TailCall => "tail_call",
+            Rule::Resource => "resource",
             Rule::Return => "return",
             Rule::Termination => "termination",
             Rule::Licence => "licence",

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use super::resource::Held;
 use super::scalar::Scalar;
 use crate::insn::{Pc, Reg};
 use crate::link::{MapId, SubprogId};
@@ -47,6 +48,8 @@ pub(super) struct Value {
     /// Numbers: registers with the same id (not 0) hold the same number. Packet pointers: the same variable base.
     /// Nullable pointers: null together.
     pub id: u32,
+    /// What it belongs to and is gone with ([`super::resource::Held::id`]); 0: nothing.
+    pub owner: u32,
     /// The number, or the variable offset of a pointer.
     pub num: Scalar,
 }
@@ -56,7 +59,7 @@ impl Value {
     pub const UNKNOWN: Value = Value::scalar(Scalar::UNKNOWN);
 
     pub const fn scalar(num: Scalar) -> Value {
-        Value { kind: Kind::Scalar, nullable: false, off: 0, range: 0, id: 0, num }
+        Value { kind: Kind::Scalar, nullable: false, off: 0, range: 0, id: 0, owner: 0, num }
     }
     pub const fn constant(x: u64) -> Value {
         Value::scalar(Scalar::constant(x))
@@ -115,6 +118,9 @@ impl fmt::Display for Value {
         let n = &self.num;
         if self.id != 0 {
             parts.push(format!("id={}", self.id));
+        }
+        if self.owner != 0 {
+            parts.push(format!("ref_obj_id={}", self.owner));
         }
         if self.is_pointer() && self.off != 0 {
             parts.push(format!("off={}", self.off));
@@ -238,6 +244,8 @@ pub(super) struct State {
     pub callers: Vec<Rc<Frame>>,
     /// The frame that runs.
     pub cur: Frame,
+    /// What is to be given back, in the order in which it was acquired.
+    pub held: Vec<Held>,
     /// The last decision on the path, an index into the trail.
     pub trail: u32,
     /// The stored state it descends from.
@@ -246,7 +254,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(cur: Frame) -> State {
-        State { callers: Vec::new(), cur, trail: u32::MAX, node: u32::MAX }
+        State { callers: Vec::new(), cur, held: Vec::new(), trail: u32::MAX, node: u32::MAX }
     }
     pub fn depth(&self) -> usize {
         self.callers.len()
@@ -285,7 +293,8 @@ impl State {
             frames += 1;
             slots += own(frame);
         }
-        (frames * size_of::<Frame>() + slots * size_of::<Slot>() + size_of::<State>()) as u32
+        let held = self.held.len() * size_of::<Held>();
+        (frames * size_of::<Frame>() + slots * size_of::<Slot>() + held + size_of::<State>()) as u32
     }
     /// Packet pointers everywhere become unreadable numbers.
     pub fn forget_packet(&mut self) {
