@@ -162,6 +162,8 @@ fn a_tail_call_is_direct_only_with_one_map_and_one_index() {
     assert_eq!(high, Some(TailCall::Direct { map: MapId(1), index: 2 }), "the upper half of the index is ignored");
     let unknown = tail_call(&format!("r3 = *(u32 *)(r1 + 12)\nr2 = map[idx:0]\n{call}"));
     assert_eq!(unknown, Some(TailCall::Indirect { map: MapId(0) }));
+    let address = tail_call(&format!("r3 = r1\nr2 = map[idx:0]\n{call}"));
+    assert_eq!(address, Some(TailCall::Indirect { map: MapId(0) }), "an address is no known number");
     let choose = "r6 = *(u32 *)(r1 + 12)\nr3 = 0\nr2 = map[idx:0]\nif r6 > 3 goto use\n";
     let index = tail_call(&format!("{choose}r3 = 1\nuse:\n{call}"));
     assert_eq!(index, Some(TailCall::Indirect { map: MapId(0) }));

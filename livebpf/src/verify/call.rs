@@ -32,10 +32,9 @@ impl Verifier<'_> {
         }
         if let Some(map) = map {
             self.map_allowed(proto, map)?;
-            let index = match state.reg(Reg::R3).num.known32() {
-                Some(index) if id == helper::id::TAIL_CALL && index < self.program.map(map).max_entries => Some(index),
-                _ => None,
-            };
+            // An address is a number that is not known, whatever is known of its offset.
+            let number = Some(state.reg(Reg::R3)).filter(|r| id == helper::id::TAIL_CALL && r.is_scalar());
+            let index = number.and_then(|r| r.num.known32()).filter(|i| *i < self.program.map(map).max_entries);
             if index.is_some() {
                 self.demand(pc, Reg::R3);
             }
