@@ -19,6 +19,12 @@ const LOW: u64 = 0xffff_ffff;
 
 impl Scalar {
     pub const UNKNOWN: Scalar = Scalar { bits: Tnum::UNKNOWN, r: R64::FULL, w: R32::FULL };
+    /// Any number that fits 32 bits.
+    const ANY_U32: Scalar = Scalar {
+        bits: Tnum::UNKNOWN.low(32),
+        r: R64 { umin: 0, umax: LOW, smin: 0, smax: LOW as i64 },
+        w: R32::FULL,
+    };
 
     pub const fn constant(x: u64) -> Scalar {
         Scalar { bits: Tnum::constant(x), r: R64::constant(x), w: R32::constant(x as u32) }
@@ -58,6 +64,10 @@ impl Scalar {
 
     /// Lets bits and bounds learn from each other. A set that turns out empty stays recognisable as empty.
     pub fn sync(mut self) -> Scalar {
+        // Most numbers in programs that hash or parse: nothing is left to be learnt.
+        if self == Scalar::ANY_U32 || self == Scalar::UNKNOWN {
+            return self;
+        }
         self.bounds_from_bits();
         self.halves();
         self.r = self.r.tight();
@@ -128,7 +138,7 @@ impl Scalar {
 
     /// The low `bits` bits, zero-extended.
     pub fn truncate(&self, bits: u32) -> Scalar {
-        if bits >= 64 {
+        if bits >= 64 || self.r.umax >> bits == 0 {
             return *self;
         }
         let keep = (1u64 << bits) - 1;
