@@ -133,6 +133,11 @@ fn tail_calls() {
 }
 
 #[test]
+fn resources() {
+    run("resources.txt", 18);
+}
+
+#[test]
 fn what_looks_safe_and_is_not() {
     run("soundness.txt", 35);
 }

@@ -36,7 +36,19 @@ pub enum Arg {
     Size,
     /// Size in bytes of the memory in the argument before; 0 allowed.
     SizeOrZero,
+    /// Size in bytes of the memory that is handed out, a constant.
+    AllocSize,
+    /// A record of a ring buffer as it was reserved, which the call takes back.
+    Record,
+    /// What an embedder's helper handed out ([`Ret::AcquiredOrNull`]) and the program keeps.
+    Borrowed(Class),
+    /// The same, which the call takes back.
+    Released(Class),
 }
+
+/// What an embedder's helpers hand out and take back: a number of the embedder's choice for each kind of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Class(pub u32);
 
 /// What is returned in R0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +59,16 @@ pub enum Ret {
     Void,
     /// A pointer to the map's value, or null.
     MapValueOrNull,
+    /// A record of the ring buffer, as long as [`Arg::AllocSize`] says, or null. Programs must submit or discard it.
+    RecordOrNull,
+    /// What the embedder hands out, or null: memory of `size` bytes, or with 0 an opaque handle. Programs must pass it to a
+    /// helper with [`Arg::Released`] of the same class, once on every path.
+    AcquiredOrNull {
+        /// Who takes it back.
+        class: Class,
+        /// Bytes that programs may read and write; 0: none.
+        size: u32,
+    },
 }
 
 /// A helper's contract.
@@ -68,6 +90,9 @@ pub struct Proto {
     pub gpl_only: bool,
 }
 
+/// Most bytes of memory that an embedder's helper hands out at a time.
+pub const MAX_ACQUIRED: u32 = 1 << 24;
+
 /// Helpers numbered from here belong to the embedder.
 pub const FIRST_CUSTOM: u32 = 0x1_0000;
 
@@ -85,6 +110,20 @@ pub mod id {
     pub const SKB_LOAD_BYTES: u32 = 26;
     pub const XDP_ADJUST_HEAD: u32 = 44;
     pub const XDP_ADJUST_TAIL: u32 = 65;
+    pub const SPIN_LOCK: u32 = 93;
+    pub const SPIN_UNLOCK: u32 = 94;
+    pub const RINGBUF_OUTPUT: u32 = 130;
+    pub const RINGBUF_RESERVE: u32 = 131;
+    pub const RINGBUF_SUBMIT: u32 = 132;
+    pub const RINGBUF_DISCARD: u32 = 133;
+    pub const RINGBUF_QUERY: u32 = 134;
+    pub const DYNPTR_FROM_MEM: u32 = 197;
+    pub const RINGBUF_RESERVE_DYNPTR: u32 = 198;
+    pub const RINGBUF_SUBMIT_DYNPTR: u32 = 199;
+    pub const RINGBUF_DISCARD_DYNPTR: u32 = 200;
+    pub const DYNPTR_READ: u32 = 201;
+    pub const DYNPTR_WRITE: u32 = 202;
+    pub const DYNPTR_DATA: u32 = 203;
 }
 
 /// All helpers of a runtime: the built-in ones and the embedder's.
@@ -121,6 +160,12 @@ pub enum TableError {
     ResultIsAddress { name: String },
     #[error("helper {name}: the result depends on a map, wanted a map among the arguments")]
     ResultWithoutMap { name: String },
+    #[error("helper {name}: the result's size is in an argument, wanted such an argument")]
+    ResultWithoutSize { name: String },
+    #[error("helper {name}: argument {arg} is a second thing to be taken back, wanted at most one")]
+    SecondRelease { name: String, arg: usize },
+    #[error("helper {name}: hands out memory of {size} bytes, wanted at most {MAX_ACQUIRED}")]
+    AcquiredSize { name: String, size: u32 },
 }
 
 impl Arg {
@@ -131,6 +176,10 @@ impl Arg {
     /// The size of the memory in the argument before.
     pub const fn is_size(self) -> bool {
         matches!(self, Arg::Size | Arg::SizeOrZero)
+    }
+    /// Something that the call takes back.
+    pub const fn releases(self) -> bool {
+        matches!(self, Arg::Record | Arg::Released(_))
     }
     /// Memory whose size is the map's key or value size.
     pub const fn needs_map(self) -> bool {
@@ -150,7 +199,7 @@ impl Proto {
         if !self.name.starts_with(letter) || !self.name.chars().all(|c| letter(c) || c.is_ascii_digit()) {
             return Err(TableError::BadName { id: self.id, name: name() });
         }
-        let mut map = false;
+        let (mut map, mut released) = (false, false);
         for (i, arg) in self.args.iter().enumerate() {
             let number = i + 1;
             let before = i.checked_sub(1).map(|i| self.args[i]);
@@ -163,12 +212,24 @@ impl Proto {
             if arg.needs_map() && !map {
                 return Err(TableError::NoMap { name: name(), arg: number });
             }
+            if arg.releases() && std::mem::replace(&mut released, true) {
+                return Err(TableError::SecondRelease { name: name(), arg: number });
+            }
             if *arg == Arg::Map && std::mem::replace(&mut map, true) {
                 return Err(TableError::SecondMap { name: name(), arg: number });
             }
         }
-        if self.ret == Ret::MapValueOrNull && !map {
+        if matches!(self.ret, Ret::MapValueOrNull | Ret::RecordOrNull) && !map {
             return Err(TableError::ResultWithoutMap { name: name() });
+        }
+        if self.ret == Ret::RecordOrNull && !self.args.contains(&Arg::AllocSize) {
+            return Err(TableError::ResultWithoutSize { name: name() });
+        }
+        match self.ret {
+            Ret::AcquiredOrNull { size, .. } if size > MAX_ACQUIRED => {
+                return Err(TableError::AcquiredSize { name: name(), size });
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -209,7 +270,7 @@ impl Table {
             return Err(TableError::NameTaken { id: proto.id, by: by.id, name: proto.name });
         }
         proto.check()?;
-        if proto.ret == Ret::MapValueOrNull {
+        if matches!(proto.ret, Ret::MapValueOrNull | Ret::RecordOrNull) {
             // Nobody could check what a closure answers before a program uses it as an address.
             return Err(TableError::ResultIsAddress { name: proto.name });
         }

@@ -105,6 +105,9 @@ fn check_one<'e>(
         Arg::MemOrNull => span(next, false),
         Arg::MemUninit => span(next, true),
         Arg::Size if value == 0 => Err("a size of 0".to_owned()),
-        Arg::Size | Arg::SizeOrZero => Ok(()),
+        Arg::Size | Arg::SizeOrZero | Arg::AllocSize => Ok(()),
+        Arg::Record | Arg::Borrowed(_) | Arg::Released(_) if value == 0 => Err("null".to_owned()),
+        Arg::Record => span(1, true),
+        Arg::Borrowed(_) | Arg::Released(_) => Ok(()),
     }
 }

@@ -32,7 +32,10 @@ impl Verifier<'_> {
             if pointer.nullable {
                 return Ok(null_check(state, &pointer, equal_is_taken));
             }
-            if matches!(pointer.kind, Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_)) {
+            if matches!(
+                pointer.kind,
+                Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_) | Kind::Record(_) | Kind::Handle(_)
+            ) {
                 return Ok(one_side(state, !equal_is_taken));
             }
         }
@@ -131,6 +134,10 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
     let mut taken = state.clone();
     let resolve = |state: &mut State, null: bool| {
         let same = |v: &Value| v.nullable && v.id == pointer.id;
+        if null && pointer.owner != 0 && pointer.owner == pointer.id {
+            // There was nothing to give back.
+            state.drop_held(pointer.owner);
+        }
         state.for_each(same, |v| match null {
             true => *v = Value::constant(0),
             false => {

@@ -5,6 +5,7 @@ use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
 use super::memory::read_only;
 use super::reject::{Fail, Rule, Step};
+use super::resource::Resource;
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
 use crate::context;
@@ -13,8 +14,22 @@ use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
 use crate::object::{MapType, ProgType};
 
+/// Records of a ring buffer stay below this.
+const MAX_RECORD: u64 = 1 << 29;
 /// R1 to R5.
 const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
+
+/// What the arguments of one call of a helper turned out to be.
+#[derive(Default)]
+struct Given {
+    /// The map among them.
+    map: Option<MapId>,
+    /// Bytes to hand out.
+    size: u64,
+    /// What is taken back.
+    released: Option<u32>,
+}
+
 fn refuse(reg: Reg, text: String) -> Box<Fail> {
     Fail::new(Rule::Helper, text).with(reg)
 }
@@ -26,11 +41,14 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Helper, format!("invalid func unknown#{id}")));
         };
         self.allowed(proto)?;
-        let mut map = None;
-        for (i, (reg, arg)) in ARGS.into_iter().zip(&proto.args).enumerate() {
-            self.argument(state, pc, proto, i, reg, *arg, &mut map)?;
+        if state.lock().is_some() && id != helper::id::SPIN_UNLOCK {
+            return Err(Fail::new(Rule::Resource, "function calls are not allowed while holding a lock"));
         }
-        if let Some(map) = map {
+        let mut given = Given::default();
+        for (i, (reg, arg)) in ARGS.into_iter().zip(&proto.args).enumerate() {
+            self.argument(state, pc, proto, i, reg, *arg, &mut given)?;
+        }
+        if let Some(map) = given.map {
             self.map_allowed(proto, map)?;
             // An address is a number that is not known, whatever is known of its offset.
             let number = Some(state.reg(Reg::R3)).filter(|r| id == helper::id::TAIL_CALL && r.is_scalar());
@@ -48,17 +66,36 @@ impl Verifier<'_> {
         if proto.changes_packet {
             state.forget_packet();
         }
+        if let Some(held) = given.released {
+            state.release(held, self.options.trust);
+        }
         state.clobber();
-        let value = match (proto.ret, map) {
-            (Ret::Integer, _) => Value::UNKNOWN,
-            (Ret::Void, _) => Value::UNINIT,
-            (Ret::MapValueOrNull, Some(map)) => {
-                Value { nullable: true, id: self.ids.next(), ..Value::pointer(Kind::MapValue(map)) }
-            }
-            (Ret::MapValueOrNull, None) => return Err(Fail::new(Rule::Helper, "a map value without a map")),
-        };
+        let value = self.result(state, pc, proto.ret, &given)?;
         state.set(Reg::R0, value);
         Ok(())
+    }
+
+    /// What a helper answers.
+    fn result(&mut self, state: &mut State, pc: Pc, ret: Ret, given: &Given) -> Step<Value> {
+        let mut handed = |kind: Kind, what: Option<Resource>| {
+            let id = self.ids.next();
+            let owner = if what.is_some() { id } else { 0 };
+            if let Some(what) = what {
+                state.acquire(id, pc, what)?;
+            }
+            Ok(Value { nullable: true, id, owner, ..Value::pointer(kind) })
+        };
+        match ret {
+            Ret::Integer => Ok(Value::UNKNOWN),
+            Ret::Void => Ok(Value::UNINIT),
+            Ret::MapValueOrNull => match given.map {
+                Some(map) => handed(Kind::MapValue(map), None),
+                None => Err(Fail::new(Rule::Helper, "a map value without a map")),
+            },
+            Ret::RecordOrNull => handed(Kind::Record(given.size as u32), Some(Resource::Record)),
+            Ret::AcquiredOrNull { class, size: 0 } => handed(Kind::Handle(class), Some(Resource::Handle(class))),
+            Ret::AcquiredOrNull { class, size } => handed(Kind::Mem(size), Some(Resource::Handle(class))),
+        }
     }
 
     fn allowed(&self, proto: &Proto) -> Step<()> {
@@ -84,7 +121,7 @@ impl Verifier<'_> {
         i: usize,
         reg: Reg,
         arg: Arg,
-        map: &mut Option<MapId>,
+        given: &mut Given,
     ) -> Step<()> {
         let value = self.readable(state, reg)?;
         let n = reg.number();
@@ -92,7 +129,8 @@ impl Verifier<'_> {
         if value.is_packet() && !proto.packet_memory && (arg.has_size() || arg.needs_map()) {
             return Err(refuse(reg, "helper access to the packet is not allowed".to_owned()));
         }
-        let map_size = |this: &Self, key: bool| match *map {
+        let map = given.map;
+        let map_size = |this: &Self, key: bool| match map {
             Some(map) => {
                 let def = this.program.map(map);
                 Ok(u64::from(if key { def.key_size } else { def.value_size }))
@@ -116,7 +154,7 @@ impl Verifier<'_> {
             },
             Arg::Map => match value.kind {
                 Kind::Map(id) => {
-                    *map = Some(id);
+                    given.map = Some(id);
                     Ok(())
                 }
                 _ => Err(expected("map_ptr")),
@@ -141,6 +179,28 @@ impl Verifier<'_> {
                 if value.is_pointer() || null { Ok(()) } else { Err(expected("fp, pkt, pkt_meta, map_value, mem")) }
             }
             Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
+            Arg::AllocSize => {
+                if !value.is_scalar() {
+                    return Err(expected("scalar"));
+                }
+                self.demand(pc, reg);
+                let text = format!("R{n} is not a known constant'");
+                given.size = value.num.known().filter(|size| *size < MAX_RECORD).ok_or_else(|| refuse(reg, text))?;
+                Ok(())
+            }
+            Arg::Record if !matches!(value.kind, Kind::Record(_)) => Err(expected("ringbuf_mem")),
+            Arg::Record => returned(state, reg, Resource::Record, given),
+            Arg::Released(class) => {
+                if !matches!(value.kind, Kind::Mem(_) | Kind::Handle(_)) {
+                    return Err(expected("handle"));
+                }
+                returned(state, reg, Resource::Handle(class), given)
+            }
+            Arg::Borrowed(class) => {
+                let of_class = state.held(value.owner).is_some_and(|held| held.what == Resource::Handle(class));
+                let whole = !value.nullable && value.fixed_offset() == Some(0);
+                if of_class && whole { Ok(()) } else { Err(expected(&format!("handle of class {}", class.0))) }
+            }
         }
     }
 
@@ -179,7 +239,6 @@ impl Verifier<'_> {
 
     fn map_allowed(&self, proto: &Proto, map: MapId) -> Step<()> {
         let def = self.program.map(map);
-        let tail_call = proto.id == helper::id::TAIL_CALL;
         let plain = |t: MapType| {
             matches!(
                 t,
@@ -196,12 +255,18 @@ impl Verifier<'_> {
         if changes && read_only(def) {
             return Err(Fail::new(Rule::Helper, "write into map forbidden"));
         }
-        if tail_call == (def.map_type == MapType::PROG_ARRAY) && (tail_call || plain(def.map_type)) {
+        let ring = [helper::id::RINGBUF_OUTPUT, helper::id::RINGBUF_RESERVE, helper::id::RINGBUF_QUERY];
+        let fine = match proto.id {
+            helper::id::TAIL_CALL => def.map_type == MapType::PROG_ARRAY,
+            id if ring.contains(&id) => def.map_type == MapType::RINGBUF,
+            _ => plain(def.map_type),
+        };
+        if fine {
             return Ok(());
         }
         let text = format!("cannot pass map_type {} into func bpf_{}#{}", def.map_type.0, proto.name, proto.id);
-        let rule =
-            if plain(def.map_type) || def.map_type == MapType::PROG_ARRAY { Rule::Helper } else { Rule::Unsupported };
+        let known = plain(def.map_type) || [MapType::PROG_ARRAY, MapType::RINGBUF].contains(&def.map_type);
+        let rule = if known { Rule::Helper } else { Rule::Unsupported };
         let text = if rule == Rule::Unsupported { format!("unsupported: {text}") } else { text };
         Err(Fail::new(rule, text))
     }
@@ -298,6 +363,30 @@ impl Verifier<'_> {
         }
         Ok(To::End)
     }
+}
+
+/// Checks that `reg` holds what the program acquired as `what`, whole, and notes that the call takes it back.
+fn returned(state: &State, reg: Reg, what: Resource, given: &mut Given) -> Step<()> {
+    let (value, n) = (state.reg(reg), reg.number());
+    if value.nullable {
+        let text = format!("R{n} type={} expected={}", value.name(), Value { nullable: false, ..*value }.name());
+        return Err(refuse(reg, text).help("compare the pointer with NULL before giving it back"));
+    }
+    let held = state.held(value.owner);
+    if held.is_none() {
+        let text = format!("R{n} must be referenced when passed to release function");
+        return Err(Fail::new(Rule::Resource, text).with(reg));
+    }
+    if value.fixed_offset() != Some(0) {
+        let text = format!("R{n} must have zero offset when passed to release func or trusted arg to kfunc");
+        return Err(Fail::new(Rule::Resource, text).with(reg));
+    }
+    if held.is_none_or(|held| held.what != what) {
+        let text = format!("R{n} holds what another function must take back");
+        return Err(Fail::new(Rule::Resource, text).with(reg));
+    }
+    given.released = Some(value.owner);
+    Ok(())
 }
 
 /// Leaves the current frame; gives the place to go on at.

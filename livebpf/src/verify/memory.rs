@@ -64,7 +64,7 @@ impl Verifier<'_> {
         let reg = cell.base;
         let base = self.readable(state, reg)?;
         let (n, off, bytes) = (reg.number(), i64::from(cell.off), cell.size.bytes());
-        if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_)) {
+        if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_)) {
             let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
             let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
             fail.help = help;
@@ -81,12 +81,14 @@ impl Verifier<'_> {
                 self.deepen(state, &span)?;
                 Ok(Place::Stack(span))
             }
-            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
+            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) | Kind::Record(_) => {
                 self.notes.access(pc, None)?;
                 self.region(reg, &base, off, bytes, write)?;
                 Ok(Place::Memory)
             }
-            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) => unreachable!("refused above"),
+            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) => {
+                unreachable!("refused above")
+            }
         }
     }
 
@@ -129,7 +131,7 @@ impl Verifier<'_> {
         match base.kind {
             Kind::Packet | Kind::PacketMeta => self.packet(reg, base, off, size, write),
             Kind::MapValue(map) => self.map_value(reg, map, base, off, size, write),
-            Kind::Mem(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
+            Kind::Mem(limit) | Kind::Record(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
             _ => Err(invalid(reg, format!("R{} invalid mem access '{}'", reg.number(), base.name()))),
         }
     }
@@ -251,7 +253,14 @@ impl Verifier<'_> {
                 let text = format!("BPF_ATOMIC {what} R{} {} is not allowed", base.number(), value.name());
                 Err(invalid(base, text))
             }
-            Kind::Uninit | Kind::Scalar | Kind::Stack(_) | Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_) => Ok(()),
+            Kind::Uninit
+            | Kind::Scalar
+            | Kind::Stack(_)
+            | Kind::MapValue(_)
+            | Kind::Map(_)
+            | Kind::Mem(_)
+            | Kind::Record(_)
+            | Kind::Handle(_) => Ok(()),
         }
     }
 
@@ -311,7 +320,7 @@ impl Verifier<'_> {
                 }
                 Ok(())
             }
-            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) => {
+            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) | Kind::Record(_) => {
                 if read {
                     self.region(reg, &base, 0, size, false)?;
                 }
@@ -320,7 +329,7 @@ impl Verifier<'_> {
                 }
                 Ok(())
             }
-            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Map(_) => {
+            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) => {
                 Err(invalid(reg, format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name())))
             }
         }

@@ -72,7 +72,7 @@ pub(super) fn arithmetic(
     }
     match ptr.kind {
         Kind::Map(_) if op == AluOp::Add && num.is_null() => Ok(*ptr),
-        Kind::Map(_) | Kind::PacketEnd => {
+        Kind::Map(_) | Kind::PacketEnd | Kind::Handle(_) => {
             Err(fail(format!("R{n} pointer arithmetic on {} prohibited", ptr.name()), reg))
         }
         Kind::Ctx
@@ -81,6 +81,7 @@ pub(super) fn arithmetic(
         | Kind::Stack(_)
         | Kind::MapValue(_)
         | Kind::Mem(_)
+        | Kind::Record(_)
         | Kind::Uninit
         | Kind::Scalar => offset(op, reg, ptr, &num.num, new_id),
     }

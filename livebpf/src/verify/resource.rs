@@ -6,6 +6,7 @@
 use super::Trust;
 use super::reject::{Fail, Rule, Step};
 use super::state::{Byte, Kind, State, Value};
+use crate::helper::Class;
 use crate::insn::Pc;
 use crate::link::MapId;
 
@@ -21,7 +22,7 @@ pub(super) enum Resource {
     /// A socket: released.
     Socket,
     /// What an embedder's helper handed out, by its class.
-    Handle(u32),
+    Handle(Class),
     /// An iterator in the stack: destroyed.
     Iterator,
     /// A lock in the value that `value` names (0: the map's only one): unlocked.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::resource::Held;
 use super::scalar::Scalar;
+use crate::helper::Class;
 use crate::insn::{Pc, Reg};
 use crate::link::{MapId, SubprogId};
 
@@ -33,6 +34,10 @@ pub(super) enum Kind {
     Map(MapId),
     /// A place in a memory argument of so many bytes.
     Mem(u32),
+    /// A place in a record of a ring buffer, of so many bytes.
+    Record(u32),
+    /// What an embedder's helper handed out without memory.
+    Handle(Class),
 }
 
 /// The content of a register: a number, or a pointer with a fixed offset and a variable one (`num`).
@@ -101,6 +106,10 @@ impl Value {
             (Kind::Map(_), _) => "map_ptr",
             (Kind::Mem(_), false) => "mem",
             (Kind::Mem(_), true) => "mem_or_null",
+            (Kind::Record(_), false) => "ringbuf_mem",
+            (Kind::Record(_), true) => "ringbuf_mem_or_null",
+            (Kind::Handle(_), false) => "handle",
+            (Kind::Handle(_), true) => "handle_or_null",
         }
     }
 }
@@ -128,8 +137,8 @@ impl fmt::Display for Value {
         match self.kind {
             Kind::Packet | Kind::PacketMeta => parts.push(format!("r={}", self.range)),
             Kind::MapValue(map) | Kind::Map(map) => parts.push(format!("map={}", map.0)),
-            Kind::Mem(size) => parts.push(format!("sz={size}")),
-            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Stack(_) => {}
+            Kind::Mem(size) | Kind::Record(size) => parts.push(format!("sz={size}")),
+            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Stack(_) | Kind::Handle(_) => {}
         }
         if n.known().is_none() && self.kind != Kind::Uninit {
             let mut bound = |show: bool, text: String| {
