@@ -5,7 +5,7 @@
 //! kernel/trace/bpf_trace.c) and of the verifier's return value check. Never says how a field gets its value.
 
 use super::{ContextDesc, Field, FieldKind, TypeDesc};
-use crate::helper::id;
+use crate::helper::sets;
 use crate::object::{AttachType, ProgType, ProgramKind};
 
 /// `BPF_CGROUP_INET_EGRESS`
@@ -40,42 +40,33 @@ pub fn describe_kind(kind: &ProgramKind) -> Option<&'static TypeDesc> {
 
 /// A type without packet, returns or helpers of its own; the others are written as differences from it.
 const fn plain(prog_type: ProgType, context: &'static ContextDesc) -> TypeDesc {
-    TypeDesc { prog_type, context, packet_read: false, packet_write: false, helpers: &[], returns: None }
+    TypeDesc {
+        prog_type,
+        context,
+        packet_read: false,
+        packet_write: false,
+        helpers: sets::of(prog_type),
+        returns: None,
+    }
 }
 
-const XDP_HELPERS: &[u32] = &[id::XDP_ADJUST_HEAD, id::XDP_ADJUST_TAIL];
-const SKB_HELPERS: &[u32] = &[id::SKB_LOAD_BYTES];
-
-static XDP_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, packet_write: true, helpers: XDP_HELPERS, ..plain(ProgType::XDP, &XDP_MD) };
+static XDP_TYPE: TypeDesc = TypeDesc { packet_read: true, packet_write: true, ..plain(ProgType::XDP, &XDP_MD) };
 static XDP_DEVMAP_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, packet_write: true, helpers: XDP_HELPERS, ..plain(ProgType::XDP, &XDP_MD_DEVMAP) };
+    TypeDesc { packet_read: true, packet_write: true, ..plain(ProgType::XDP, &XDP_MD_DEVMAP) };
 static SCHED_CLS_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, packet_write: true, helpers: SKB_HELPERS, ..plain(ProgType::SCHED_CLS, &TC_SKB) };
+    TypeDesc { packet_read: true, packet_write: true, ..plain(ProgType::SCHED_CLS, &TC_SKB) };
 static SCHED_ACT_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, packet_write: true, helpers: SKB_HELPERS, ..plain(ProgType::SCHED_ACT, &TC_SKB) };
-static SOCKET_FILTER_TYPE: TypeDesc =
-    TypeDesc { helpers: SKB_HELPERS, ..plain(ProgType::SOCKET_FILTER, &SOCKET_FILTER_SKB) };
-static CGROUP_SKB_TYPE: TypeDesc = TypeDesc {
-    packet_read: true,
-    helpers: SKB_HELPERS,
-    returns: Some((0, 1)),
-    ..plain(ProgType::CGROUP_SKB, &CGROUP_SKB)
-};
-static CGROUP_SKB_EGRESS_TYPE: TypeDesc = TypeDesc {
-    packet_read: true,
-    helpers: SKB_HELPERS,
-    returns: Some((0, 3)),
-    ..plain(ProgType::CGROUP_SKB, &CGROUP_SKB)
-};
-static LWT_IN_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, helpers: SKB_HELPERS, ..plain(ProgType::LWT_IN, &LWT_SKB) };
-static LWT_OUT_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, helpers: SKB_HELPERS, ..plain(ProgType::LWT_OUT, &LWT_SKB) };
+    TypeDesc { packet_read: true, packet_write: true, ..plain(ProgType::SCHED_ACT, &TC_SKB) };
+static SOCKET_FILTER_TYPE: TypeDesc = TypeDesc { ..plain(ProgType::SOCKET_FILTER, &SOCKET_FILTER_SKB) };
+static CGROUP_SKB_TYPE: TypeDesc =
+    TypeDesc { packet_read: true, returns: Some((0, 1)), ..plain(ProgType::CGROUP_SKB, &CGROUP_SKB) };
+static CGROUP_SKB_EGRESS_TYPE: TypeDesc =
+    TypeDesc { packet_read: true, returns: Some((0, 3)), ..plain(ProgType::CGROUP_SKB, &CGROUP_SKB) };
+static LWT_IN_TYPE: TypeDesc = TypeDesc { packet_read: true, ..plain(ProgType::LWT_IN, &LWT_SKB) };
+static LWT_OUT_TYPE: TypeDesc = TypeDesc { packet_read: true, ..plain(ProgType::LWT_OUT, &LWT_SKB) };
 static LWT_XMIT_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, packet_write: true, helpers: SKB_HELPERS, ..plain(ProgType::LWT_XMIT, &LWT_SKB) };
-static LWT_SEG6LOCAL_TYPE: TypeDesc =
-    TypeDesc { packet_read: true, helpers: SKB_HELPERS, ..plain(ProgType::LWT_SEG6LOCAL, &LWT_SKB) };
+    TypeDesc { packet_read: true, packet_write: true, ..plain(ProgType::LWT_XMIT, &LWT_SKB) };
+static LWT_SEG6LOCAL_TYPE: TypeDesc = TypeDesc { packet_read: true, ..plain(ProgType::LWT_SEG6LOCAL, &LWT_SKB) };
 static SYSCALL_TYPE: TypeDesc = plain(ProgType::SYSCALL, &SYSCALL_ARGS);
 static RAW_TRACEPOINT_TYPE: TypeDesc = plain(ProgType::RAW_TRACEPOINT, &RAW_TRACEPOINT_ARGS);
 

@@ -4,6 +4,8 @@
 //! code generator and the interpreter need to know about them, as data.
 
 mod builtin;
+pub mod id;
+pub mod sets;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +34,14 @@ pub enum Arg {
     MemOrNull,
     /// Memory to be written, need not be initialised; the next argument is its size.
     MemUninit,
+    /// The same, or the constant null when the size is 0.
+    MemUninitOrNull,
+    /// Readable memory that is written as well; the next argument is its size.
+    MemInOut,
+    /// Memory of this many bytes to be written, need not be initialised, at an address that is a multiple of its size.
+    Out(u32),
+    /// A string that ends with NUL, in data that nobody can change: `.rodata`.
+    ConstStr,
     /// Size in bytes of the memory in the argument before; at least 1.
     Size,
     /// Size in bytes of the memory in the argument before; 0 allowed.
@@ -69,7 +79,14 @@ pub enum Ret {
         /// Bytes that programs may read and write; 0: none.
         size: u32,
     },
+    /// The number of a CPU.
+    Cpu,
+    /// At most the size in the argument numbered so (from 0), or a negative error number.
+    AtMost(usize),
 }
+
+/// Largest error number (`MAX_ERRNO`).
+pub const MAX_ERRNO: i64 = 4095;
 
 /// A helper's contract.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,36 +112,6 @@ pub const MAX_ACQUIRED: u32 = 1 << 24;
 
 /// Helpers numbered from here belong to the embedder.
 pub const FIRST_CUSTOM: u32 = 0x1_0000;
-
-#[allow(missing_docs)]
-pub mod id {
-    //! Numbers of the helpers, as in `enum bpf_func_id`.
-    pub const MAP_LOOKUP_ELEM: u32 = 1;
-    pub const MAP_UPDATE_ELEM: u32 = 2;
-    pub const MAP_DELETE_ELEM: u32 = 3;
-    pub const KTIME_GET_NS: u32 = 5;
-    pub const TRACE_PRINTK: u32 = 6;
-    pub const GET_PRANDOM_U32: u32 = 7;
-    pub const GET_SMP_PROCESSOR_ID: u32 = 8;
-    pub const TAIL_CALL: u32 = 12;
-    pub const SKB_LOAD_BYTES: u32 = 26;
-    pub const XDP_ADJUST_HEAD: u32 = 44;
-    pub const XDP_ADJUST_TAIL: u32 = 65;
-    pub const SPIN_LOCK: u32 = 93;
-    pub const SPIN_UNLOCK: u32 = 94;
-    pub const RINGBUF_OUTPUT: u32 = 130;
-    pub const RINGBUF_RESERVE: u32 = 131;
-    pub const RINGBUF_SUBMIT: u32 = 132;
-    pub const RINGBUF_DISCARD: u32 = 133;
-    pub const RINGBUF_QUERY: u32 = 134;
-    pub const DYNPTR_FROM_MEM: u32 = 197;
-    pub const RINGBUF_RESERVE_DYNPTR: u32 = 198;
-    pub const RINGBUF_SUBMIT_DYNPTR: u32 = 199;
-    pub const RINGBUF_DISCARD_DYNPTR: u32 = 200;
-    pub const DYNPTR_READ: u32 = 201;
-    pub const DYNPTR_WRITE: u32 = 202;
-    pub const DYNPTR_DATA: u32 = 203;
-}
 
 /// All helpers of a runtime: the built-in ones and the embedder's.
 #[derive(Clone, Debug, Default)]
@@ -155,11 +142,13 @@ pub enum TableError {
     #[error("helper {name}: argument {arg} is a second map, wanted at most one")]
     SecondMap { name: String, arg: usize },
     #[error(
-        "helper {name}: the result is an address, which only the kernel's helpers may answer; wanted a number or nothing"
+        "helper {name}: the result is an address or a limited number, which only the kernel's helpers may answer; wanted a number or nothing"
     )]
     ResultIsAddress { name: String },
     #[error("helper {name}: the result depends on a map, wanted a map among the arguments")]
     ResultWithoutMap { name: String },
+    #[error("helper {name}: the result is limited by argument {arg}, wanted a size there")]
+    ResultUnlimited { name: String, arg: usize },
     #[error("helper {name}: the result's size is in an argument, wanted such an argument")]
     ResultWithoutSize { name: String },
     #[error("helper {name}: argument {arg} is a second thing to be taken back, wanted at most one")]
@@ -171,7 +160,7 @@ pub enum TableError {
 impl Arg {
     /// A memory address whose size is the next argument.
     pub const fn has_size(self) -> bool {
-        matches!(self, Arg::Mem | Arg::MemOrNull | Arg::MemUninit)
+        matches!(self, Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut)
     }
     /// The size of the memory in the argument before.
     pub const fn is_size(self) -> bool {
@@ -229,6 +218,9 @@ impl Proto {
             Ret::AcquiredOrNull { size, .. } if size > MAX_ACQUIRED => {
                 return Err(TableError::AcquiredSize { name: name(), size });
             }
+            Ret::AtMost(arg) if !self.args.get(arg).is_some_and(|a| a.is_size()) => {
+                return Err(TableError::ResultUnlimited { name: name(), arg: arg + 1 });
+            }
             _ => {}
         }
         Ok(())
@@ -270,8 +262,8 @@ impl Table {
             return Err(TableError::NameTaken { id: proto.id, by: by.id, name: proto.name });
         }
         proto.check()?;
-        if matches!(proto.ret, Ret::MapValueOrNull | Ret::RecordOrNull) {
-            // Nobody could check what a closure answers before a program uses it as an address.
+        if !matches!(proto.ret, Ret::Integer | Ret::Void | Ret::AcquiredOrNull { .. }) {
+            // Nobody could check what a closure answers before a program relies on it.
             return Err(TableError::ResultIsAddress { name: proto.name });
         }
         self.insert(proto);

@@ -104,6 +104,12 @@ fn check_one<'e>(
         Arg::MemOrNull if value == 0 && next == 0 => Ok(()),
         Arg::MemOrNull => span(next, false),
         Arg::MemUninit => span(next, true),
+        Arg::MemUninitOrNull if value == 0 && next == 0 => Ok(()),
+        Arg::MemUninitOrNull => span(next, true),
+        Arg::MemInOut => span(next, false).and_then(|()| span(next, true)),
+        Arg::Out(size) => span(size.into(), true),
+        // How far the string goes was decided on the data that it lies in.
+        Arg::ConstStr => span(1, false),
         Arg::Size if value == 0 => Err("a size of 0".to_owned()),
         Arg::Size | Arg::SizeOrZero | Arg::AllocSize => Ok(()),
         Arg::Record | Arg::Borrowed(_) | Arg::Released(_) if value == 0 => Err("null".to_owned()),

@@ -9,6 +9,20 @@ use crate::object::{MapDef, ProgramKind};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct MapId(pub u32);
 
+impl MapId {
+    /// Set in the number of a map that is known by its template only: what a map of maps holds.
+    const TEMPLATE: u32 = 1 << 31;
+
+    /// Any map inside this map of maps.
+    pub const fn template(self) -> MapId {
+        MapId(self.0 | Self::TEMPLATE)
+    }
+    /// Whether it is a map of maps' inner map.
+    pub const fn is_template(self) -> bool {
+        self.0 & Self::TEMPLATE != 0
+    }
+}
+
 /// A function of one program: an index into [`Program::subprogs`]; 0 is the main function.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SubprogId(pub u32);
@@ -133,12 +147,13 @@ impl Program {
     pub fn subprog_starting_at(&self, pc: Pc) -> Option<SubprogId> {
         self.subprogs.binary_search_by_key(&pc, |s| s.start).ok().map(|i| SubprogId(i as u32))
     }
-    /// A map's definition.
+    /// A map's definition; for an inner map its template.
     ///
     /// # Panics
     /// When `id` is not of this program.
-    pub fn map(&self, id: MapId) -> &Arc<MapDef> {
-        &self.maps[id.0 as usize]
+    pub fn map(&self, id: MapId) -> &MapDef {
+        let def = &self.maps[(id.0 & !MapId::TEMPLATE) as usize];
+        if id.is_template() { def.inner.as_deref().unwrap_or(def) } else { def }
     }
     /// A program of a single function, without maps, names or lines: for tests and tools.
     pub fn bare(name: &str, kind: ProgramKind, insns: Insns) -> Program {

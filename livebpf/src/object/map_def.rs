@@ -24,10 +24,19 @@ impl MapType {
     pub const CPUMAP: MapType = MapType(16);
     pub const XSKMAP: MapType = MapType(17);
     pub const SOCKHASH: MapType = MapType(18);
+    pub const CGROUP_STORAGE: MapType = MapType(19);
+    pub const REUSEPORT_SOCKARRAY: MapType = MapType(20);
+    pub const PERCPU_CGROUP_STORAGE: MapType = MapType(21);
     pub const QUEUE: MapType = MapType(22);
     pub const STACK: MapType = MapType(23);
+    pub const SK_STORAGE: MapType = MapType(24);
     pub const DEVMAP_HASH: MapType = MapType(25);
     pub const RINGBUF: MapType = MapType(27);
+    pub const INODE_STORAGE: MapType = MapType(28);
+    pub const TASK_STORAGE: MapType = MapType(29);
+    pub const BLOOM_FILTER: MapType = MapType(30);
+    pub const USER_RINGBUF: MapType = MapType(31);
+    pub const CGRP_STORAGE: MapType = MapType(32);
 }
 
 impl MapType {

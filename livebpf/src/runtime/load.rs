@@ -97,7 +97,7 @@ pub(super) type Prove<'a> = &'a dyn Fn(&Shared, Linked) -> Result<Verified, Box<
 
 /// The proof that everything but the unsafe door asks for.
 pub(super) fn verified(shared: &Shared, program: Linked) -> Result<Verified, Box<Rejection>> {
-    verify::verify(program, &verify::Options::new(&shared.helpers))
+    verify::verify(program, &verify::Options { cpus: shared.cpus, ..verify::Options::new(&shared.helpers) })
 }
 
 impl Runtime {

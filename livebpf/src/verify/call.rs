@@ -3,16 +3,14 @@
 use super::Trust;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
-use super::memory::read_only;
 use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
-use crate::context;
-use crate::helper::{self, Arg, Proto, Ret};
+use crate::helper::{self, Arg, Proto, Ret, sets};
 use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
-use crate::object::{MapType, ProgType};
+use crate::object::ProgType;
 
 /// Records of a ring buffer stay below this.
 const MAX_RECORD: u64 = 1 << 29;
@@ -24,10 +22,16 @@ const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
 struct Given {
     /// The map among them.
     map: Option<MapId>,
+    /// The largest result, where an argument limits it.
+    most: i64,
     /// Bytes to hand out.
     size: u64,
     /// What is taken back.
     released: Option<u32>,
+}
+
+fn not_of_this_type(name: &str, id: u32) -> Box<Fail> {
+    Fail::new(Rule::Helper, format!("program of this type cannot use helper bpf_{name}#{id}"))
 }
 
 fn refuse(reg: Reg, text: String) -> Box<Fail> {
@@ -38,7 +42,7 @@ impl Verifier<'_> {
     /// A call of helper `id`.
     pub(super) fn helper(&mut self, state: &mut State, pc: Pc, id: u32) -> Step<()> {
         let Some(proto) = self.options.helpers.get(id) else {
-            return Err(Fail::new(Rule::Helper, format!("invalid func unknown#{id}")));
+            return Err(self.no_such_helper(id));
         };
         self.allowed(proto)?;
         if state.lock().is_some() && id != helper::id::SPIN_UNLOCK {
@@ -69,6 +73,10 @@ impl Verifier<'_> {
         if let Some(held) = given.released {
             state.release(held, self.options.trust);
         }
+        if let Ret::AtMost(arg) = proto.ret {
+            let most = ARGS.get(arg).map_or(u64::MAX, |reg| state.reg(*reg).num.r.umax);
+            given.most = i64::try_from(most).unwrap_or(i64::MAX);
+        }
         state.clobber();
         let value = self.result(state, pc, proto.ret, &given)?;
         state.set(Reg::R0, value);
@@ -77,6 +85,7 @@ impl Verifier<'_> {
 
     /// What a helper answers.
     fn result(&mut self, state: &mut State, pc: Pc, ret: Ret, given: &Given) -> Step<Value> {
+        let element = given.map.map(|map| self.looked_up(map));
         let mut handed = |kind: Kind, what: Option<Resource>| {
             let id = self.ids.next();
             let owner = if what.is_some() { id } else { 0 };
@@ -87,9 +96,11 @@ impl Verifier<'_> {
         };
         match ret {
             Ret::Integer => Ok(Value::UNKNOWN),
+            Ret::Cpu => Ok(Value::scalar(Scalar::between(0, i64::from(self.options.cpus) - 1))),
+            Ret::AtMost(_) => Ok(Value::scalar(Scalar::between(-helper::MAX_ERRNO, given.most))),
             Ret::Void => Ok(Value::UNINIT),
-            Ret::MapValueOrNull => match given.map {
-                Some(map) => handed(Kind::MapValue(map), None),
+            Ret::MapValueOrNull => match element {
+                Some(kind) => handed(kind, None),
                 None => Err(Fail::new(Rule::Helper, "a map value without a map")),
             },
             Ret::RecordOrNull => handed(Kind::Record(given.size as u32), Some(Resource::Record)),
@@ -98,12 +109,23 @@ impl Verifier<'_> {
         }
     }
 
+    /// Why helper `id`, which is not in the table, cannot be called.
+    fn no_such_helper(&self, id: u32) -> Box<Fail> {
+        match helper::id::name(id) {
+            None => Fail::new(Rule::Helper, format!("invalid func unknown#{id}")),
+            Some(name) if !self.of_this_type(id) => not_of_this_type(name, id),
+            Some(name) => Fail::new(Rule::Unsupported, format!("unsupported: helper bpf_{name}#{id}")),
+        }
+    }
+
+    /// Whether programs of this type may call helper `id`.
+    fn of_this_type(&self, id: u32) -> bool {
+        id >= helper::FIRST_CUSTOM || sets::BASE.contains(&id) || self.desc.helpers.contains(&id)
+    }
+
     fn allowed(&self, proto: &Proto) -> Step<()> {
-        let of_some_type =
-            |id: u32| (0..64).filter_map(|n| context::describe(ProgType(n))).any(|desc| desc.helpers.contains(&id));
-        if !self.desc.helpers.contains(&proto.id) && of_some_type(proto.id) {
-            let text = format!("program of this type cannot use helper bpf_{}#{}", proto.name, proto.id);
-            return Err(Fail::new(Rule::Helper, text));
+        if !self.of_this_type(proto.id) {
+            return Err(not_of_this_type(&proto.name, proto.id));
         }
         if proto.gpl_only && !self.program.gpl_compatible() {
             let text = "cannot call GPL-restricted function from non-GPL compatible program";
@@ -153,7 +175,7 @@ impl Verifier<'_> {
                 _ => Err(expected("ctx")),
             },
             Arg::Map => match value.kind {
-                Kind::Map(id) => {
+                Kind::Map(id) if !value.nullable => {
                     given.map = Some(id);
                     Ok(())
                 }
@@ -171,11 +193,13 @@ impl Verifier<'_> {
                 let size = map_size(self, false)?;
                 self.buffer(state, reg, size, false, true)
             }
-            Arg::Mem | Arg::MemOrNull | Arg::MemUninit => {
+            Arg::Out(size) => self.out(state, reg, size),
+            Arg::ConstStr => self.constant_text(state, reg),
+            Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut => {
                 if value.is_scalar() {
                     self.demand(pc, reg);
                 }
-                let null = arg == Arg::MemOrNull && value.is_null();
+                let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull) && value.is_null();
                 if value.is_pointer() || null { Ok(()) } else { Err(expected("fp, pkt, pkt_meta, map_value, mem")) }
             }
             Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
@@ -222,53 +246,22 @@ impl Verifier<'_> {
             return Err(refuse(reg, text).help("make sure that the size is at least 1"));
         }
         let (memory, kind) = (ARGS[i - 1], proto.args[i - 1]);
-        if kind == Arg::MemOrNull && state.reg(memory).is_null() {
+        if matches!(kind, Arg::MemOrNull | Arg::MemUninitOrNull) && state.reg(memory).is_null() {
             if r.umax == 0 {
                 return Ok(());
             }
             let text = format!("R{} type=scalar expected=fp, pkt, pkt_meta, map_value, mem", memory.number());
             return Err(refuse(memory, text).help("pass a size of 0 with a null pointer"));
         }
-        let write = kind == Arg::MemUninit;
+        if kind == Arg::MemInOut {
+            return self.buffer(state, memory, r.umax, true, true);
+        }
+        let write = matches!(kind, Arg::MemUninit | Arg::MemUninitOrNull);
         if write && r.umin != r.umax {
             // How much is written is not known: what was initialised stays so, nothing else becomes so.
             return self.buffer(state, memory, r.umax, true, true);
         }
         self.buffer(state, memory, r.umax, !write, write)
-    }
-
-    fn map_allowed(&self, proto: &Proto, map: MapId) -> Step<()> {
-        let def = self.program.map(map);
-        let plain = |t: MapType| {
-            matches!(
-                t,
-                MapType::HASH
-                    | MapType::ARRAY
-                    | MapType::PERCPU_HASH
-                    | MapType::PERCPU_ARRAY
-                    | MapType::LRU_HASH
-                    | MapType::LRU_PERCPU_HASH
-                    | MapType::LPM_TRIE
-            )
-        };
-        let changes = matches!(proto.id, helper::id::MAP_UPDATE_ELEM | helper::id::MAP_DELETE_ELEM);
-        if changes && read_only(def) {
-            return Err(Fail::new(Rule::Helper, "write into map forbidden"));
-        }
-        let ring = [helper::id::RINGBUF_OUTPUT, helper::id::RINGBUF_RESERVE, helper::id::RINGBUF_QUERY];
-        let fine = match proto.id {
-            helper::id::TAIL_CALL => def.map_type == MapType::PROG_ARRAY,
-            id if ring.contains(&id) => def.map_type == MapType::RINGBUF,
-            _ => plain(def.map_type),
-        };
-        if fine {
-            return Ok(());
-        }
-        let text = format!("cannot pass map_type {} into func bpf_{}#{}", def.map_type.0, proto.name, proto.id);
-        let known = plain(def.map_type) || [MapType::PROG_ARRAY, MapType::RINGBUF].contains(&def.map_type);
-        let rule = if known { Rule::Helper } else { Rule::Unsupported };
-        let text = if rule == Rule::Unsupported { format!("unsupported: {text}") } else { text };
-        Err(Fail::new(rule, text))
     }
 
     /// The other outcome of a tail call: this function ends, with any number as its result.

@@ -161,7 +161,8 @@ impl Verifier<'_> {
 
     fn map_value(&mut self, reg: Reg, map: MapId, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
         let def = self.program.map(map);
-        let refused = if write { read_only(def) } else { def.map_flags & WRONLY_PROG != 0 };
+        let targets = [MapType::DEVMAP, MapType::DEVMAP_HASH, MapType::XSKMAP].contains(&def.map_type);
+        let refused = if write { read_only(def) || targets } else { def.map_flags & WRONLY_PROG != 0 };
         if refused {
             let what = if write { "write into" } else { "read from" };
             let text = format!("{what} map forbidden, value_size={} off={off} size={size}", def.value_size);
@@ -347,6 +348,13 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Memory, text));
         }
         Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
+    }
+}
+
+impl Verifier<'_> {
+    /// Checks that memory which a helper writes as one number is aligned to its size.
+    pub(super) fn aligned_out(&mut self, reg: Reg, base: &Value, size: u32) -> Step<()> {
+        aligned(reg, base, 0, size)
     }
 }
 

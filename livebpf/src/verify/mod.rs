@@ -9,6 +9,7 @@ mod explore;
 pub mod facts;
 mod global;
 mod live;
+mod map_use;
 mod memory;
 mod notes;
 mod pointer;
@@ -43,6 +44,9 @@ pub const MAX_PROCESSED: u64 = 1_000_000;
 /// Explorations after which every number counts as one that matters.
 const MAX_ROUNDS: u32 = 8;
 
+/// CPU numbers are below this where nothing else is said (the kernel's `NR_CPUS` on x86).
+pub const MAX_CPUS: u32 = 8192;
+
 /// How far a program's author is trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Trust {
@@ -62,12 +66,14 @@ pub struct Options<'a> {
     pub trust: Trust,
     /// Instructions to process before giving up.
     pub limit: u64,
+    /// CPU numbers are below this.
+    pub cpus: u32,
 }
 
 impl<'a> Options<'a> {
     /// Trusted programs, the usual limit.
     pub fn new(helpers: &'a helper::Table) -> Options<'a> {
-        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED }
+        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED, cpus: MAX_CPUS }
     }
 }
 

@@ -20,11 +20,8 @@ const LOW: u64 = 0xffff_ffff;
 impl Scalar {
     pub const UNKNOWN: Scalar = Scalar { bits: Tnum::UNKNOWN, r: R64::FULL, w: R32::FULL };
     /// Any number that fits 32 bits.
-    const ANY_U32: Scalar = Scalar {
-        bits: Tnum::UNKNOWN.low(32),
-        r: R64 { umin: 0, umax: LOW, smin: 0, smax: LOW as i64 },
-        w: R32::FULL,
-    };
+    const ANY_U32: Scalar =
+        Scalar { bits: Tnum::UNKNOWN.low(32), r: R64 { umin: 0, umax: LOW, smin: 0, smax: LOW as i64 }, w: R32::FULL };
 
     pub const fn constant(x: u64) -> Scalar {
         Scalar { bits: Tnum::constant(x), r: R64::constant(x), w: R32::constant(x as u32) }
@@ -35,6 +32,10 @@ impl Scalar {
             return Scalar::UNKNOWN;
         }
         Scalar { bits: Tnum::UNKNOWN.low(bits), ..Scalar::UNKNOWN }.sync()
+    }
+    /// Any number from `low` to `high`.
+    pub fn between(low: i64, high: i64) -> Scalar {
+        Scalar { r: R64::signed(low, high), ..Scalar::UNKNOWN }.sync()
     }
     /// The single value, where there is just one.
     pub const fn known(&self) -> Option<u64> {

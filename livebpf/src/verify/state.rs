@@ -103,7 +103,9 @@ impl Value {
             (Kind::Stack(_), _) => "fp",
             (Kind::MapValue(_), false) => "map_value",
             (Kind::MapValue(_), true) => "map_value_or_null",
-            (Kind::Map(_), _) => "map_ptr",
+            (Kind::Map(_), false) => "map_ptr",
+            // As in the kernel, where it is an address of an element until it is known not to be null.
+            (Kind::Map(_), true) => "map_value_or_null",
             (Kind::Mem(_), false) => "mem",
             (Kind::Mem(_), true) => "mem_or_null",
             (Kind::Record(_), false) => "ringbuf_mem",
