@@ -9,6 +9,7 @@
 //! .missed MAP...                     maps whose missed calls are counted, by number
 //! .func PC                           a further function begins here
 //! .stack BYTES...                    stack depth by function
+//! .zeroed                            stack is read that was not written
 //! .fact PC direct MAP INDEX          what verification is taken to have found out; MAP by number
 //! .fact PC indirect MAP | dynamic | map MAP | record OFFSET SIZE | always taken | never taken | dead
 //! ```
@@ -87,6 +88,7 @@ fn parse(case: &Case) -> (Options, Verified) {
             Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
             Some(&".stack") => stacks = words[1..].iter().map(|w| number(Some(w))).collect(),
+            Some(&".zeroed") => {}
             Some(&".fact") => facts_said.push(words[1..].to_vec()),
             _ => {
                 listing.push_str(line);
@@ -102,6 +104,7 @@ fn parse(case: &Case) -> (Options, Verified) {
         Verified::without_proof(program.clone()).unwrap_or_else(|e| panic!("{}: {e}", case.title)).facts().clone();
     for (i, func) in facts.funcs.iter_mut().enumerate() {
         func.stack_depth = stacks.get(i).copied().unwrap_or(0);
+        func.reads_unwritten = case.head.contains("\n.zeroed");
     }
     facts_said.iter().for_each(|words| set_fact(&mut facts, words));
     (options, Verified::with_facts(program, facts))

@@ -1,7 +1,7 @@
 //! Entering and leaving a function.
 
 use super::emit::Emitter;
-use super::x64::{Alu, Gpr, Mem, Pos, Size};
+use super::x64::{Alu, Cc, Gpr, Mem, Pos, Size};
 
 /// How often a function's may_goto instructions let a loop go on, taken together (the kernel's `BPF_MAX_LOOPS`).
 pub const MAX_LOOPS: i32 = 8 * 1024 * 1024;
@@ -16,6 +16,11 @@ impl Emitter<'_> {
     ///              mov  rbp, rsp
     /// tail entry:  sub  rsp, frame          omitted when 0
     ///              push rbx, r13, r14, r15  those used
+    ///              lea  r10, [rbp-n]        where stack is read that was not written
+    ///         loop: mov  qword [r10], 0
+    ///              add  r10, 8
+    ///              cmp  r10, rbp
+    ///              jb   loop
     ///              mov  qword [rbp-n], 8388608   with may_goto
     /// ```
     pub(super) fn emit_prologue(&mut self) -> Pos {
@@ -32,10 +37,24 @@ impl Emitter<'_> {
         for r in frame.pushed() {
             self.asm.push(r);
         }
+        if frame.zeroed > 0 {
+            self.emit_clear_stack(frame.zeroed);
+        }
         if let Some(off) = frame.may_goto {
             self.asm.mov_mi(Size::Q, Mem::new(Gpr::Rbp, off), MAX_LOOPS);
         }
         tail_entry
+    }
+
+    /// Clears `bytes` below rbp; R0 to R9 stay.
+    fn emit_clear_stack(&mut self, bytes: u32) {
+        let again = self.asm.new_label();
+        self.asm.lea(Size::Q, Gpr::R10, Mem::new(Gpr::Rbp, -(bytes as i32)));
+        self.asm.bind(again);
+        self.asm.mov_mi(Size::Q, Mem::new(Gpr::R10, 0), 0);
+        self.asm.alu_ri(Alu::Add, Size::Q, Gpr::R10, 8);
+        self.asm.alu_rr(Alu::Cmp, Size::Q, Gpr::R10, Gpr::Rbp);
+        self.asm.jcc(Cc::B, again);
     }
 
     /// ```text

@@ -24,6 +24,8 @@ pub(super) struct Needs {
     pub calls: bool,
     /// It has a may_goto.
     pub may_goto: bool,
+    /// It reads BPF stack that it has not written.
+    pub zeroed: bool,
 }
 
 /// A function's native frame.
@@ -35,12 +37,15 @@ pub(super) struct Frame {
     pub callee_saved: [bool; 4],
     /// The may_goto counter's offset from rbp.
     pub may_goto: Option<i32>,
+    /// Bytes below rbp to be cleared at each entry.
+    pub zeroed: u32,
 }
 
 impl Frame {
     /// The one place that computes a frame.
     pub(super) fn new(needs: &Needs) -> Frame {
         let mut bytes = needs.stack_depth.next_multiple_of(8);
+        let zeroed = if needs.zeroed { bytes } else { 0 };
         let may_goto = needs.may_goto.then(|| {
             bytes += 8;
             -(bytes as i32)
@@ -49,7 +54,7 @@ impl Frame {
         if needs.calls && !(bytes + 8 * pushes).is_multiple_of(16) {
             bytes += 8;
         }
-        Frame { bytes, callee_saved: needs.callee_saved, may_goto }
+        Frame { bytes, callee_saved: needs.callee_saved, may_goto, zeroed }
     }
     /// The registers it pushes, in order.
     pub(super) fn pushed(&self) -> impl DoubleEndedIterator<Item = Gpr> + use<> {
@@ -127,7 +132,7 @@ mod tests {
             stack_depth: depth,
             callee_saved: std::array::from_fn(|i| i < saved),
             calls,
-            may_goto: false,
+            ..Needs::default()
         };
         let bytes = |depth, saved, calls| Frame::new(&needs(depth, saved, calls)).bytes;
         assert_eq!([bytes(0, 0, false), bytes(0, 1, false), bytes(3, 0, false)], [0, 0, 8]);

@@ -87,11 +87,12 @@ impl Plan {
         let funcs = program.subprogs.len();
         let mut plan = Plan { marks: vec![0; n], needs: Vec::with_capacity(funcs), calls: Vec::with_capacity(funcs) };
         for (i, func) in program.subprogs.iter().enumerate() {
-            let FuncFacts { stack_depth, callee_saved, .. } = facts.funcs.get(i).copied().unwrap_or_default();
+            let FuncFacts { stack_depth, callee_saved, reads_unwritten: zeroed, .. } =
+                facts.funcs.get(i).copied().unwrap_or_default();
             if stack_depth > 512 {
                 return Err(JitError::Stack { func: func.name.clone(), depth: stack_depth });
             }
-            let mut needs = Needs { stack_depth, callee_saved, ..Needs::default() };
+            let mut needs = Needs { stack_depth, callee_saved, zeroed, ..Needs::default() };
             let mut calls = Calls::default();
             for pc in (func.start.0..func.end.0).map(Pc) {
                 let Some(insn) = program.insns.get(pc).filter(|_| facts.at(pc).reached) else { continue };

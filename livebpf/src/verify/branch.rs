@@ -36,7 +36,7 @@ impl Verifier<'_> {
                 pointer.kind,
                 Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_) | Kind::Record(_) | Kind::Handle(_)
             ) {
-                return Ok(one_side(state, !equal_is_taken));
+                return Ok(self.one_side(state, !equal_is_taken, dst, src));
             }
         }
         // A number compared with a pointer: which number it is does not matter, both sides stay possible.
@@ -48,6 +48,16 @@ impl Verifier<'_> {
             }
         }
         Ok(Sides { taken: Some(taken), fall: true })
+    }
+
+    /// A jump that always goes one way.
+    fn one_side(&self, state: &mut State, taken: bool, dst: Reg, src: Src) -> Sides {
+        match (self.mistaken(state, dst, src), taken) {
+            (None, true) => Sides { taken: Some(state.clone()), fall: false },
+            (None, false) => Sides { taken: None, fall: true },
+            (Some(other), true) => Sides { taken: Some(std::mem::replace(state, other)), fall: true },
+            (Some(other), false) => Sides { taken: Some(other), fall: true },
+        }
     }
 
     fn demand_numbers(&mut self, pc: Pc, regs: &[(Reg, &Value)], src: Src, b: &Value) {
@@ -76,7 +86,7 @@ impl Verifier<'_> {
         };
         if let Some(taken) = decided {
             self.demand_numbers(pc, &[(dst, a)], src, b);
-            return one_side(state, taken);
+            return self.one_side(state, taken, dst, src);
         }
         if same {
             return Sides { taken: Some(state.clone()), fall: true };
@@ -110,13 +120,6 @@ fn same_register(cond: Cond, num: &Scalar, width: Width) -> Option<bool> {
         Cond::Eq | Cond::Ge | Cond::Le | Cond::Sge | Cond::Sle => Some(true),
         Cond::Ne | Cond::Gt | Cond::Lt | Cond::Sgt | Cond::Slt => Some(false),
         Cond::Set => scalar::decide(Cond::Ne, width, num, &Scalar::constant(0)),
-    }
-}
-
-fn one_side(state: &State, taken: bool) -> Sides {
-    match taken {
-        true => Sides { taken: Some(state.clone()), fall: false },
-        false => Sides { taken: None, fall: true },
     }
 }
 

@@ -1,8 +1,8 @@
 //! Calls: helpers and their contracts, subprograms, tail calls, and returns.
 
-use super::Trust;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
+use super::memory::unmodified;
 use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
@@ -160,20 +160,11 @@ impl Verifier<'_> {
             None => Err(refuse(reg, "invalid map_ptr to access map".to_owned())),
         };
         match arg {
-            Arg::Anything if value.is_pointer() && self.options.trust == Trust::Untrusted => {
-                Err(Fail::new(Rule::Pointer, format!("R{n} leaks addr into helper function")).with(reg))
-            }
-            Arg::Anything => Ok(()),
+            Arg::Anything => self.keep_address(reg, &value, "leaks addr into helper function"),
             Arg::Scalar if value.is_scalar() => Ok(()),
             Arg::Scalar => Err(expected("scalar")),
-            Arg::Ctx => match (value.kind, value.fixed_offset()) {
-                (Kind::Ctx, Some(0)) => Ok(()),
-                (Kind::Ctx, _) => {
-                    let text = format!("dereference of modified ctx ptr R{n} off={} disallowed", value.off);
-                    Err(Fail::new(Rule::Context, text).with(reg))
-                }
-                _ => Err(expected("ctx")),
-            },
+            Arg::Ctx if value.kind == Kind::Ctx => unmodified(reg, &value),
+            Arg::Ctx => Err(expected("ctx")),
             Arg::Map => match value.kind {
                 Kind::Map(id) if !value.nullable => {
                     given.map = Some(id);
@@ -342,9 +333,13 @@ impl Verifier<'_> {
             return Ok(To::Next(pop(state)));
         }
         let value = self.readable(state, Reg::R0)?;
-        if !value.is_scalar() {
-            let text = format!("R0 leaks addr as return value (R0 is {})", value.name());
-            return Err(Fail::new(Rule::Return, text).with(Reg::R0));
+        self.keep_address(Reg::R0, &value, &format!("leaks addr as return value (R0 is {})", value.name()))?;
+        let wanted = match self.root {
+            SubprogId(0) => self.desc.returns.map(|_| "At program exit the register R0 is not a known value"),
+            _ => Some("At subprogram exit the register R0 is not a scalar value"),
+        };
+        if let (Some(text), true) = (wanted, value.is_pointer()) {
+            return Err(Fail::new(Rule::Return, format!("{text} ({})", value.name())).with(Reg::R0));
         }
         if let (Some((low, high)), SubprogId(0)) = (self.desc.returns, self.root) {
             self.demand(pc, Reg::R0);

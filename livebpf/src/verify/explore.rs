@@ -11,11 +11,10 @@ use super::memory::Cell;
 use super::notes::{Notes, registers};
 use super::prune::{self, Compare, Mode};
 use super::reject::{Decision, Fail, Rejection, Rule, Step};
-use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
-use super::{Options, Trust, alu, pointer};
+use super::{Options, untrusted};
 use crate::context::TypeDesc;
-use crate::insn::{AluOp, EndianOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
+use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program, SubprogId};
 
 /// Jumps shown in a rejection.
@@ -77,6 +76,8 @@ pub(super) struct Verifier<'a> {
     pub flow: &'a Flow,
     pub notes: Notes,
     pub ids: Ids,
+    /// How untrusted programs move pointers.
+    pub moves: untrusted::Moves,
     /// By function: whether calling it leaves packet pointers stale.
     pub moves_packet: Vec<bool>,
     /// The function that is verified on its own.
@@ -117,6 +118,7 @@ impl<'a> Verifier<'a> {
             flow,
             notes: Notes::new(slots, program.subprogs.len()),
             ids: Ids::default(),
+            moves: untrusted::Moves::new(),
             moves_packet,
             root: SubprogId(0),
             masks,
@@ -422,107 +424,6 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn arithmetic(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
-        let (dst, value) = match *insn {
-            Insn::Mov { width, dst, src } => (dst, self.copy(state, width, src)?),
-            Insn::MovSx { width, from, dst, src } => {
-                let value = self.readable(state, src)?;
-                self.keep_address(src, &value, "sign-extension part of pointer")?;
-                let num = if value.is_scalar() { value.num } else { Scalar::UNKNOWN }.sign_extend(from.bits());
-                (dst, Value::scalar(if width == Width::W32 { num.truncate(32) } else { num }))
-            }
-            Insn::Neg { width, dst } => {
-                let value = self.readable(state, dst)?;
-                self.keep_address(dst, &value, "pointer arithmetic prohibited")?;
-                (dst, if value.is_scalar() { Value::scalar(alu::negate(width, &value.num)) } else { Value::UNKNOWN })
-            }
-            Insn::Endian { op, size, dst } => {
-                let value = self.readable(state, dst)?;
-                self.keep_address(dst, &value, "pointer arithmetic prohibited")?;
-                (dst, if value.is_scalar() { Value::scalar(endian(op, size, &value.num)) } else { Value::UNKNOWN })
-            }
-            Insn::Alu { op, width, dst, src } => {
-                let (a, b) = (self.readable(state, dst)?, self.operand(state, src)?);
-                check_immediate(op, width, src)?;
-                if a.is_scalar() && b.is_scalar() {
-                    let same = src == Src::Reg(dst);
-                    let zero = same && matches!(op, AluOp::Sub | AluOp::Xor);
-                    let num = if zero { Scalar::constant(0) } else { alu::binary(op, width, &a.num, &b.num) };
-                    (dst, Value::scalar(num))
-                } else {
-                    for (reg, value) in [(Src::Reg(dst), &a), (src, &b)] {
-                        if let (Src::Reg(reg), true) = (reg, value.is_scalar()) {
-                            self.demand(pc, reg);
-                        }
-                    }
-                    let result = pointer::arithmetic(op, width, dst, &a, &b, || self.ids.next())?;
-                    if result.is_scalar() {
-                        self.keep_address(dst, if a.is_pointer() { &a } else { &b }, "pointer -= pointer prohibited")?;
-                    }
-                    (dst, result)
-                }
-            }
-            Insn::LoadImm64 { .. }
-            | Insn::Load { .. }
-            | Insn::LoadSx { .. }
-            | Insn::Store { .. }
-            | Insn::Atomic { .. }
-            | Insn::LoadAcquire { .. }
-            | Insn::StoreRelease { .. }
-            | Insn::LoadAbs { .. }
-            | Insn::LoadInd { .. }
-            | Insn::Ja { .. }
-            | Insn::JaL { .. }
-            | Insn::MayGoto { .. }
-            | Insn::Jmp { .. }
-            | Insn::Call { .. }
-            | Insn::CallSubprog { .. }
-            | Insn::CallKfunc { .. }
-            | Insn::CallX { .. }
-            | Insn::Exit => unreachable!("callers pass arithmetic"),
-        };
-        state.set(dst, value);
-        Ok(())
-    }
-
-    /// Refuses to let the program of an author who is not trusted see a number made of `value`, which `reg` holds, if it
-    /// is an address.
-    pub(super) fn keep_address(&self, reg: Reg, value: &Value, what: &str) -> Step<()> {
-        if value.is_pointer() && self.options.trust == Trust::Untrusted {
-            let text = format!("R{} {what}", reg.number());
-            return Err(Fail::new(Rule::Pointer, text).with(reg));
-        }
-        Ok(())
-    }
-
-    /// A move; numbers that are not known exactly stay linked to their source.
-    fn copy(&mut self, state: &mut State, width: Width, src: Src) -> Step<Value> {
-        let value = self.operand(state, src)?;
-        match width {
-            Width::W64 if value.is_scalar() => self.linked(state, src),
-            Width::W64 => Ok(value),
-            Width::W32 if value.is_pointer() => {
-                if let Src::Reg(reg) = src {
-                    self.keep_address(reg, &value, "partial copy of pointer")?;
-                }
-                Ok(Value::scalar(Scalar::unsigned_bits(32)))
-            }
-            Width::W32 if value.num.fits_u32() => self.linked(state, src),
-            Width::W32 => Ok(Value::scalar(value.num.truncate(32))),
-        }
-    }
-
-    fn linked(&mut self, state: &mut State, src: Src) -> Step<Value> {
-        if let Src::Reg(reg) = src {
-            let value = &mut state.cur.regs[reg.index()];
-            if value.id == 0 && value.num.known().is_none() {
-                value.id = self.ids.next();
-            }
-            return Ok(*value);
-        }
-        self.operand(state, src)
-    }
-
     /// Adds place, path and registers to a refusal.
     fn reject(&self, state: &State, pc: Pc, fail: Fail) -> Box<Rejection> {
         let mut out = Rejection::new(self.program, pc, fail.rule, fail.message);
@@ -548,28 +449,6 @@ impl<'a> Verifier<'a> {
 /// Something this verifier does not know.
 pub(super) fn unsupported(message: &str) -> Box<Fail> {
     Fail::new(Rule::Unsupported, message)
-}
-
-/// Immediates that make no sense.
-fn check_immediate(op: AluOp, width: Width, src: Src) -> Step<()> {
-    let Src::Imm(imm) = src else { return Ok(()) };
-    let bits = if width == Width::W64 { 64 } else { 32 };
-    match op {
-        AluOp::Div | AluOp::SDiv | AluOp::Mod | AluOp::SMod if imm == 0 => {
-            Err(Fail::new(Rule::Structure, "div by zero"))
-        }
-        AluOp::Lsh | AluOp::Rsh | AluOp::Arsh if !(0..bits).contains(&imm) => {
-            Err(Fail::new(Rule::Structure, format!("invalid shift {imm}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn endian(op: EndianOp, size: Size, num: &Scalar) -> Scalar {
-    match op {
-        EndianOp::ToLe => num.truncate(size.bits()),
-        EndianOp::ToBe | EndianOp::Swap => num.swap_bytes(size),
-    }
 }
 
 /// The first frame of a path through `func`.

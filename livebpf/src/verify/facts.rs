@@ -23,6 +23,9 @@ pub struct Facts {
     pub changes_packet: bool,
     /// R1 to R5 may be read after a call without having been set again: nobody proved the contrary.
     pub reads_after_calls: bool,
+    /// Results may depend on where things lie in memory: an address was returned, stored, compared or computed with as
+    /// a number, or stack was read that nobody had written.
+    pub shows_addresses: bool,
 }
 
 /// Facts about one function.
@@ -38,6 +41,8 @@ pub struct FuncFacts {
     pub calls_subprog: bool,
     /// It contains a tail call itself.
     pub tail_call: bool,
+    /// It may read bytes of its stack that it has not written: they must be zero when it begins.
+    pub reads_unwritten: bool,
 }
 
 /// Facts about one instruction.

@@ -77,9 +77,7 @@ impl Verifier<'_> {
             Kind::Ctx => self.context_field(pc, &base, cell, write),
             Kind::Stack(_) => {
                 self.notes.access(pc, None)?;
-                let span = stack::span(reg, &base, off, bytes, write)?;
-                self.deepen(state, &span)?;
-                Ok(Place::Stack(span))
+                Ok(Place::Stack(self.stack_span(state, reg, &base, off, bytes, write)?))
             }
             Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) | Kind::Record(_) => {
                 self.notes.access(pc, None)?;
@@ -92,8 +90,34 @@ impl Verifier<'_> {
         }
     }
 
+    /// The stack bytes that an access reaches; notes that stack down to there is used.
+    fn stack_span(&mut self, state: &State, reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<Span> {
+        let span = stack::span(reg, base, off, size, write)?;
+        let written = -8 * state.frame(span.frame).stack.len() as i64;
+        if !write && span.min < written && self.options.trust == Trust::Untrusted {
+            return Err(stack::outside(reg, base, off, size, write));
+        }
+        self.deepen(state, &span)?;
+        Ok(span)
+    }
+
+    /// What a trusted program may read of the stack: bytes that it has not written, too, which are zero then.
+    fn stack_rules(&self) -> stack::Rules {
+        let trusted = self.options.trust == Trust::Trusted;
+        stack::Rules { pointers: trusted, unwritten: trusted, argument: None }
+    }
+
+    /// Notes what the bytes that were read give away.
+    fn note_content(&mut self, state: &State, span: &Span, content: stack::Content) {
+        if content.unwritten {
+            let func = state.frame(span.frame).func.0 as usize;
+            self.notes.reads_unwritten[func] = true;
+            self.notes.shows_addresses = true;
+        }
+    }
+
     /// Notes that stack down to the span's start is used.
-    pub(super) fn deepen(&mut self, state: &State, span: &Span) -> Step<()> {
+    fn deepen(&mut self, state: &State, span: &Span) -> Step<()> {
         let func = state.frame(span.frame).func.0 as usize;
         if self.notes.stack(func, span.min.min(0)) {
             // What all frames hold together stays small while paths are explored.
@@ -105,18 +129,8 @@ impl Verifier<'_> {
 
     fn context_field(&mut self, pc: Pc, base: &Value, cell: Cell, write: bool) -> Step<Place> {
         let Cell { size, base: reg, off, .. } = cell;
-        let (n, bytes) = (reg.number(), size.bytes());
-        match base.fixed_offset() {
-            Some(0) => {}
-            Some(fixed) => {
-                let text = format!("dereference of modified ctx ptr R{n} off={fixed} disallowed");
-                return Err(Fail::new(Rule::Context, text).with(reg));
-            }
-            None => {
-                let text = format!("variable ctx access var_off not allowed in R{n}");
-                return Err(Fail::new(Rule::Context, text).with(reg));
-            }
-        }
+        let bytes = size.bytes();
+        unmodified(reg, base)?;
         let found = u32::try_from(off).ok().and_then(|off| self.desc.context.access(off, size, write));
         let Some((field, record)) = found else {
             let text = format!("invalid bpf_context access off={off} size={bytes}");
@@ -188,7 +202,13 @@ impl Verifier<'_> {
                     FieldKind::PacketData | FieldKind::Scalar => Kind::Packet,
                 })
             }
-            Place::Stack(span) => stack::read(state, span, size).map_err(|f| f.with(base))?,
+            Place::Stack(span) => {
+                let read = stack::read(state, span, size, self.stack_rules());
+                let (value, content) = read.map_err(|f| f.with(base))?;
+                self.note_content(state, &span, content);
+                self.notes.shows_addresses |= content.pointer && value.is_scalar();
+                value
+            }
             Place::Memory => match self.constant_data(state.reg(base), off, size) {
                 Some(x) => Value::constant(x),
                 None => Value::scalar(Scalar::unsigned_bits(size.bits())),
@@ -222,13 +242,13 @@ impl Verifier<'_> {
         let place = self.place(state, pc, cell, true)?;
         match place {
             Place::Context(_) | Place::Memory if value.is_pointer() => {
-                let context = matches!(place, Place::Context(_));
-                if context || self.options.trust == Trust::Untrusted {
-                    let Src::Reg(reg) = src else { unreachable!("an immediate is a number") };
-                    let into = state.reg(base).name();
-                    let text = format!("R{} leaks addr into {into}", reg.number());
-                    return Err(Fail::new(Rule::Pointer, text).with(reg).with(base));
-                }
+                let Src::Reg(reg) = src else { unreachable!("an immediate is a number") };
+                let into = match state.reg(base).kind {
+                    Kind::MapValue(_) => "map",
+                    Kind::Packet | Kind::PacketMeta => "packet",
+                    _ => state.reg(base).name(),
+                };
+                self.keep_address(reg, &value, &format!("leaks addr into {into}"))?;
             }
             Place::Context(_) | Place::Memory => {}
             Place::Stack(span) => {
@@ -269,13 +289,10 @@ impl Verifier<'_> {
     pub(super) fn atomic(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<()> {
         let Insn::Atomic { op, width, base, off, src } = *insn else { unreachable!("callers pass atomics") };
         let value = self.readable(state, src)?;
-        let number = |v: Value, reg: Reg| match v.is_pointer() {
-            true => Err(Fail::new(Rule::Pointer, format!("R{} leaks addr into mem", reg.number())).with(reg)),
-            false => Ok(()),
-        };
-        number(value, src)?;
+        self.keep_address(src, &value, "leaks addr into mem")?;
         if op == AtomicOp::Cmpxchg {
-            number(self.readable(state, Reg::R0)?, Reg::R0)?;
+            let expected = self.readable(state, Reg::R0)?;
+            self.keep_address(Reg::R0, &expected, "leaks addr into mem")?;
         }
         self.atomic_base(state, base, "stores into")?;
         let size = if width == Width::W64 { Size::DW } else { Size::W };
@@ -284,12 +301,20 @@ impl Verifier<'_> {
         let place = self.place(state, pc, cell, true)?;
         let mut old = Value::scalar(Scalar::unsigned_bits(size.bits()));
         if let Place::Stack(span) = place {
-            old = stack::read(state, span, size).map_err(|f| f.with(base))?;
-            number(old, base)?;
+            let (found, content) = stack::read(state, span, size, self.stack_rules()).map_err(|f| f.with(base))?;
+            self.note_content(state, &span, content);
+            if found.is_pointer() {
+                self.notes.shows_addresses = true;
+                if self.options.trust == Trust::Untrusted {
+                    let text = format!("leaking pointer from stack off {}", span.min);
+                    return Err(Fail::new(Rule::Pointer, text).with(base));
+                }
+            }
             stack::overwrite(state, span);
+            old = found;
         }
         if let Some(dst) = super::cfg::written(insn) {
-            state.set(dst, Value::scalar(old.num));
+            state.set(dst, old);
         }
         Ok(())
     }
@@ -308,13 +333,13 @@ impl Verifier<'_> {
             return Err(invalid(reg, text).help("compare the pointer with NULL before using it"));
         }
         match base.kind {
-            Kind::Stack(_) if size == 0 => Ok(()),
             Kind::Stack(_) => {
-                let span = stack::span(reg, &base, 0, size, write)?;
-                self.deepen(state, &span)?;
+                let span = self.stack_span(state, reg, &base, 0, size, write)?;
                 if read {
-                    let pointers = self.options.trust == Trust::Trusted;
-                    stack::readable(state.frame(span.frame), span, pointers).map_err(|f| f.with(reg))?;
+                    let rules = stack::Rules { argument: Some(reg), ..self.stack_rules() };
+                    let content = stack::readable(state.frame(span.frame), span, rules).map_err(|f| f.with(reg))?;
+                    self.note_content(state, &span, content);
+                    self.notes.shows_addresses |= content.pointer;
                 }
                 if write {
                     stack::overwrite(state, span);
@@ -358,6 +383,18 @@ impl Verifier<'_> {
     }
 }
 
+/// Checks that a pointer is as it was handed out: nothing was added to it.
+pub(super) fn unmodified(reg: Reg, base: &Value) -> Step<()> {
+    let (n, name) = (reg.number(), base.name());
+    let text = match (base.off, base.num.known()) {
+        (0, Some(0)) => return Ok(()),
+        (0, _) => format!("variable {name} access var_off={} disallowed", base.num.bits),
+        (off @ ..0, _) => format!("negative offset {name} ptr R{n} off={off} disallowed"),
+        (off, _) => format!("dereference of modified {name} ptr R{n} off={off} disallowed"),
+    };
+    Err(Fail::new(if base.kind == Kind::Ctx { Rule::Context } else { Rule::Pointer }, text).with(reg))
+}
+
 /// Checks that `base + off` is a multiple of `bytes`.
 fn aligned(reg: Reg, base: &Value, off: i64, bytes: u32) -> Step<()> {
     let fixed = Scalar::constant((i64::from(base.off) + off) as u64);
@@ -366,7 +403,7 @@ fn aligned(reg: Reg, base: &Value, off: i64, bytes: u32) -> Step<()> {
         return Ok(());
     }
     let kind = if matches!(base.kind, Kind::Stack(_)) { "stack" } else { "value" };
-    Err(invalid(reg, format!("misaligned {kind} access off {}+{off} size {bytes}", base.off)))
+    Err(invalid(reg, format!("misaligned {kind} access off {}+{}+{off} size {bytes}", base.num.bits, base.off)))
 }
 
 fn negative(reg: Reg) -> Box<Fail> {

@@ -4,6 +4,7 @@ mod alu;
 mod branch;
 mod call;
 mod cfg;
+mod compute;
 mod depth;
 mod explore;
 pub mod facts;
@@ -22,6 +23,7 @@ mod stack;
 mod state;
 mod tnum;
 mod unproven;
+mod untrusted;
 
 pub use facts::{Facts, FuncFacts, InsnFacts, TailCall};
 pub use reject::{Decision, Rejection, Rule};
@@ -127,6 +129,9 @@ pub fn verify(program: Program, options: &Options<'_>) -> Result<Verified, Box<R
         return Err(Rejection::new(&program, Pc(0), Rule::Unsupported, text));
     };
     let flow = Flow::new(&program)?;
+    if options.trust == Trust::Untrusted {
+        untrusted::check_shape(&program)?;
+    }
     depth::check_results(&program, &flow)?;
     depth::check(&program, &flow, &vec![0; program.subprogs.len()])?;
     let mut masks = Masks::new(&program, &flow);
@@ -164,11 +169,13 @@ fn explore_all(v: &mut Verifier<'_>) -> Result<(), Box<Rejection>> {
 }
 
 fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
+    let func = |(&stack_depth, &reads_unwritten)| FuncFacts { stack_depth, reads_unwritten, ..FuncFacts::default() };
     let mut facts = Facts {
         processed: v.processed,
         peak_states: v.peak_states,
         changes_packet: v.notes.changes_packet,
-        funcs: v.notes.depth.iter().map(|&d| FuncFacts { stack_depth: d, ..FuncFacts::default() }).collect(),
+        shows_addresses: v.notes.shows_addresses,
+        funcs: v.notes.depth.iter().zip(&v.notes.reads_unwritten).map(func).collect(),
         ..Facts::default()
     };
     let tail_call = |insn: Option<Insn>| insn == Some(Insn::Call { helper: helper::id::TAIL_CALL });

@@ -60,12 +60,21 @@ const BLANK: Note = Note {
 pub(super) struct Notes {
     insns: Vec<Note>,
     pub depth: Vec<u32>,
+    /// By function: reads stack bytes that were not written.
+    pub reads_unwritten: Vec<bool>,
     pub changes_packet: bool,
+    pub shows_addresses: bool,
 }
 
 impl Notes {
     pub fn new(slots: usize, funcs: usize) -> Notes {
-        Notes { insns: vec![BLANK; slots], depth: vec![0; funcs], changes_packet: false }
+        Notes {
+            insns: vec![BLANK; slots],
+            depth: vec![0; funcs],
+            reads_unwritten: vec![false; funcs],
+            changes_packet: false,
+            shows_addresses: false,
+        }
     }
     pub fn reach(&mut self, pc: Pc) {
         self.insns[pc.index()].reached = true;

@@ -34,21 +34,28 @@ impl Span {
 /// Checks that `size` bytes at `off` from pointer `base` lie within its frame.
 pub(super) fn span(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<Span> {
     let Kind::Stack(frame) = base.kind else { unreachable!("callers pass stack pointers") };
-    let what = if write { "write to" } else { "read from" };
+    let (what, n) = (if write { "write to" } else { "read from" }, reg.number());
     let fixed = i64::from(base.off) + off;
-    let outside = |text: String| Err(Fail::new(Rule::Memory, text).with(reg));
     if base.num.known().is_none() && (base.num.r.smin <= -(1 << 29) || base.num.r.smax >= 1 << 29) {
-        let text = format!("invalid unbounded variable-offset {what} stack R{}", reg.number());
+        let text = format!("invalid unbounded variable-offset {what} stack R{n}");
         return Err(Fail::new(Rule::Memory, text).with(reg).help("bound the index on both sides before using it"));
     }
     let (min, max) = (fixed.saturating_add(base.num.r.smin), fixed.saturating_add(base.num.r.smax));
-    if min < -i64::from(MAX_STACK) || max.saturating_add(size.into()) > 0 {
-        return outside(match base.num.known() {
-            Some(_) => format!("invalid {what} stack R{} off={min} size={size}", reg.number()),
-            None => format!("invalid variable-offset {what} stack R{} var_off off={fixed} size={size}", reg.number()),
-        });
+    if min < -i64::from(MAX_STACK) || max.saturating_add(size.max(1).into()) > 0 {
+        return Err(outside(reg, base, off, size, write));
     }
     Ok(Span { frame: frame.into(), min, max, size })
+}
+
+/// The refusal of an access that does not stay within the stack.
+pub(super) fn outside(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Box<Fail> {
+    let (what, n) = (if write { "write to" } else { "read from" }, reg.number());
+    let off = i64::from(base.off) + off;
+    let text = match base.num.known() {
+        Some(var) => format!("invalid {what} stack R{n} off={} size={size}", off.wrapping_add(var as i64)),
+        None => format!("invalid variable-offset {what} stack R{n} var_off={} off={off} size={size}", base.num.bits),
+    };
+    Fail::new(Rule::Memory, text).with(reg)
 }
 
 /// Writes the low `span.size` bytes of `value`; a number that is spilled whole gets an id, so that it stays linked.
@@ -74,7 +81,8 @@ pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: im
             value.id = new_id();
         }
         let num = if value.is_scalar() { value.num.truncate(8 * span.size) } else { value.num };
-        slot.spill = Value { num, id: if fits { value.id } else { 0 }, ..*value };
+        let (id, off) = if fits || value.is_pointer() { (value.id, value.off) } else { (0, 0) };
+        slot.spill = Value { num, id, off, ..*value };
         slot.bytes[..size].fill(Byte::Spill);
         return Ok(());
     }
@@ -115,54 +123,78 @@ pub(super) fn overwrite(state: &mut State, span: Span) {
     }
 }
 
-/// Reads a register's worth; the result is zero-extended.
-pub(super) fn read(state: &State, span: Span, size: Size) -> Step<Value> {
-    let frame = state.frame(span.frame);
-    let bits = size.bits();
-    if !span.exact() {
-        let zero = readable(frame, span, false)?;
-        return Ok(if zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) });
-    }
-    let (index, low) = place(span.min);
-    let slot = frame.slot(index);
-    let spilled = slot.spilled();
-    if spilled > 0 && slot.spill.is_pointer() {
-        if span.size != 8 {
-            return Err(Fail::new(Rule::Memory, "invalid size of register fill"));
-        }
-        return Ok(slot.spill);
-    }
-    if low == 0 && spilled >= span.size {
-        let fits = span.size == 8 || slot.spill.num.r.umax >> bits == 0;
-        let id = if fits { slot.spill.id } else { 0 };
-        return Ok(Value { num: slot.spill.num.truncate(bits), id, ..slot.spill });
-    }
-    let zero = readable(frame, span, false)?;
-    Ok(if zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) })
+/// What reading stack bytes gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Content {
+    /// All are zero.
+    pub zero: bool,
+    /// Some were not written.
+    pub unwritten: bool,
+    /// Some belong to a spilled pointer.
+    pub pointer: bool,
 }
 
-/// Checks that all bytes of the span hold numbers (or, with `pointers`, anything); whether all are zero.
-pub(super) fn readable(frame: &Frame, span: Span, pointers: bool) -> Step<bool> {
-    let mut zero = true;
+/// Reads a register's worth; the result is zero-extended.
+pub(super) fn read(state: &State, span: Span, size: Size, rules: Rules) -> Step<(Value, Content)> {
+    let frame = state.frame(span.frame);
+    let bits = size.bits();
+    if span.exact() {
+        let (index, low) = place(span.min);
+        let slot = frame.slot(index);
+        let spilled = slot.spilled();
+        if spilled > 0 && slot.spill.is_pointer() {
+            if span.size != 8 {
+                return Err(Fail::new(Rule::Memory, "invalid size of register fill"));
+            }
+            return Ok((slot.spill, Content { pointer: true, ..Content::default() }));
+        }
+        if low == 0 && spilled >= span.size {
+            let fits = span.size == 8 || slot.spill.num.r.umax >> bits == 0;
+            let (id, off) = if fits { (slot.spill.id, slot.spill.off) } else { (0, 0) };
+            let value = Value { num: slot.spill.num.truncate(bits), id, off, ..slot.spill };
+            return Ok((value, Content::default()));
+        }
+    }
+    let content = readable(frame, span, rules)?;
+    Ok((if content.zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) }, content))
+}
+
+/// Which bytes may be read.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// Those of spilled pointers.
+    pub pointers: bool,
+    /// Those that were not written.
+    pub unwritten: bool,
+    /// The register that a helper gets, where the bytes are its argument.
+    pub argument: Option<Reg>,
+}
+
+/// Checks that all bytes of the span may be read, and says what they are.
+pub(super) fn readable(frame: &Frame, span: Span, rules: Rules) -> Step<Content> {
+    let mut content = Content { zero: true, ..Content::default() };
     for off in span.min..span.max + i64::from(span.size) {
         let (index, byte) = place(off);
         let slot = frame.slot(index);
         match slot.bytes[byte] {
             Byte::Zero => {}
-            Byte::Misc => zero = false,
-            Byte::Spill if slot.spill.is_scalar() => zero &= slot.spill.is_null(),
-            Byte::Spill if pointers => zero = false,
+            Byte::Misc => content.zero = false,
+            Byte::Spill if slot.spill.is_scalar() => content.zero &= slot.spill.is_null(),
+            Byte::Spill if rules.pointers => (content.zero, content.pointer) = (false, true),
             Byte::Spill => {
-                let text = format!("invalid read from stack off {}+{}: spilled pointer", span.min, off - span.min);
-                return Err(Fail::new(Rule::Memory, text));
+                let text = format!("leaking pointer from stack off {off}");
+                return Err(Fail::new(Rule::Pointer, text));
             }
+            Byte::Invalid if rules.unwritten => (content.zero, content.unwritten) = (false, true),
             Byte::Invalid => {
-                let text = format!("invalid read from stack off {}+{} size {}", span.min, off - span.min, span.size);
+                let what = rules.argument.map(|reg| format!(" R{}", reg.number())).unwrap_or_default();
+                let text =
+                    format!("invalid read from stack{what} off {}+{} size {}", span.min, off - span.min, span.size);
                 return Err(Fail::new(Rule::Uninitialised, text).help("initialise the variable on the stack first"));
             }
         }
     }
-    Ok(zero)
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -179,6 +211,11 @@ mod tests {
     }
     fn put(state: &mut State, off: i64, size: u32, mut value: Value) -> Step<()> {
         write(state, at(off, size), &mut value, || 7)
+    }
+
+    fn read(state: &State, span: Span, size: Size) -> Step<Value> {
+        let strict = Rules { pointers: false, unwritten: false, argument: None };
+        super::read(state, span, size, strict).map(|(value, _)| value)
     }
 
     #[test]

@@ -136,6 +136,17 @@ impl Tnum {
     }
 }
 
+/// As the kernel prints it: a number, or value and mask.
+impl std::fmt::Display for Tnum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.mask, self.value) {
+            (0, 0) => f.write_str("0"),
+            (0, value) => write!(f, "{value:#x}"),
+            (mask, value) => write!(f, "({value:#x}; {mask:#x})"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

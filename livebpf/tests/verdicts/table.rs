@@ -84,10 +84,14 @@ fn answer(row: &Value) -> Answer {
     answer
 }
 
+/// Stands for an address in the table's results.
+const POINTER_VALUE: u32 = 0xca_fe4a;
+
 fn run_all(row: &Value, program: &Program, answer: &mut Answer) {
     let results = row["kernel_retvals"].as_array().into_iter().flatten();
     for (run_row, wanted) in row["runs"].as_array().into_iter().flatten().zip(results) {
-        let Some(wanted) = wanted.as_i64() else { continue };
+        // An address was returned: any number will do.
+        let Some(wanted) = wanted.as_i64().filter(|_| run_row["retval"] != POINTER_VALUE) else { continue };
         let data = bytes(run_row["data"].as_str().unwrap_or_default());
         for engine in ENGINES {
             answer.runs += 1;
