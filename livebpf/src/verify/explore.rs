@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::cfg::{self, Flow};
 use super::live::{Mask, Masks};
+use super::log::Trace;
 use super::memory::Cell;
 use super::notes::{Notes, registers};
 use super::prune::{self, Compare, Mode};
@@ -89,7 +90,11 @@ pub(super) struct Verifier<'a> {
     compare: Compare,
     stored: HashMap<Pc, Vec<Stored>>,
     nodes: Vec<Node>,
-    open: Vec<(State, Pc)>,
+    /// Branches to follow: the state, where it goes on, and the instruction it comes from.
+    open: Vec<(State, Pc, Pc)>,
+    /// The instruction that is looked at.
+    at: Pc,
+    pub trace: Option<Trace<'a>>,
     trail: Vec<Turn>,
     pub processed: u64,
     next_refresh: u64,
@@ -98,6 +103,8 @@ pub(super) struct Verifier<'a> {
     states: u64,
     stored_bytes: u64,
     pub peak_states: u64,
+    pub total_states: u64,
+    pub max_states_per_insn: u64,
 }
 
 impl<'a> Verifier<'a> {
@@ -129,6 +136,8 @@ impl<'a> Verifier<'a> {
             stored: HashMap::new(),
             nodes: Vec::new(),
             open: Vec::new(),
+            at: Pc(0),
+            trace: None,
             trail: Vec::new(),
             processed: 0,
             next_refresh: 0,
@@ -137,6 +146,8 @@ impl<'a> Verifier<'a> {
             states: 0,
             stored_bytes: 0,
             peak_states: 0,
+            total_states: 0,
+            max_states_per_insn: 0,
         }
     }
 
@@ -149,10 +160,20 @@ impl<'a> Verifier<'a> {
         self.nodes.push(Node { parent: NONE, open: 1 });
         self.trail.clear();
         let start = self.program.subprogs[func.0 as usize].start;
-        self.open.push((State { node: 0, trail: NONE, ..entry }, start));
-        while let Some((mut state, mut pc)) = self.open.pop() {
+        self.open.push((State { node: 0, trail: NONE, ..entry }, start, start));
+        self.title(func);
+        let mut first = true;
+        while let Some((mut state, mut pc, from)) = self.open.pop() {
+            if let (Some(trace), false) = (&mut self.trace, std::mem::take(&mut first)) {
+                trace.resume(from);
+            }
             loop {
-                match self.step(&mut state, pc) {
+                self.at = pc;
+                let step = self.step(&mut state, pc);
+                if self.trace.is_some() {
+                    self.traced(&state, pc, &step);
+                }
+                match step {
                     Ok(To::Next(next)) => pc = next,
                     Ok(To::End) => break,
                     Err(fail) => return Err(self.reject(&state, pc, *fail)),
@@ -202,11 +223,14 @@ impl<'a> Verifier<'a> {
     /// Another branch of the path that `state` is on, to be followed later.
     pub fn later(&mut self, state: State, pc: Pc) {
         self.nodes[state.node as usize].open += 1;
-        self.open.push((state, pc));
+        self.open.push((state, pc, self.at));
     }
 
     fn step(&mut self, state: &mut State, pc: Pc) -> Step<To> {
         if self.flow.join[pc.index()] && self.covered(state, pc)? {
+            if let Some(trace) = &mut self.trace {
+                trace.safe(pc);
+            }
             return Ok(To::End);
         }
         self.processed += 1;
@@ -216,6 +240,9 @@ impl<'a> Verifier<'a> {
         }
         self.notes.reach(pc);
         let Some(insn) = self.program.insns.get(pc) else { unreachable!("control flow was checked") };
+        if let Some(trace) = &mut self.trace {
+            trace.before(self.program, self.options.helpers, state, pc, &insn);
+        }
         let after = Pc(pc.0 + insn.slots());
         if self.flow.writes_fp.is_some() && cfg::written(&insn) == Some(Reg::FP) {
             return Err(Fail::new(Rule::Structure, "frame pointer is read only").with(Reg::FP));
@@ -323,6 +350,8 @@ impl<'a> Verifier<'a> {
             let weight = copy.weight();
             list.push(Stored { state: copy, misses: 0, hits: 0, weight });
             self.states += 1;
+            self.total_states += 1;
+            self.max_states_per_insn = self.max_states_per_insn.max(list.len() as u64);
             self.stored_bytes += u64::from(weight);
             self.peak_states = self.peak_states.max(self.states);
         }
@@ -428,7 +457,8 @@ impl<'a> Verifier<'a> {
     fn reject(&self, state: &State, pc: Pc, fail: Fail) -> Box<Rejection> {
         let mut out = Rejection::new(self.program, pc, fail.rule, fail.message);
         out.suggestion = fail.help.map(str::to_owned);
-        out.registers = registers(fail.regs).map(|r| (r, state.reg(r).to_string())).collect();
+        out.registers =
+            registers(fail.regs).map(|r| (r, state.reg(r).shown(self.program, state.depth()).to_string())).collect();
         let mut at = state.trail;
         let mut count = 0;
         while at != NONE {

@@ -17,6 +17,10 @@ pub struct Facts {
     pub processed: u64,
     /// Most states kept at once.
     pub peak_states: u64,
+    /// States kept altogether.
+    pub total_states: u64,
+    /// Most states kept at one instruction.
+    pub max_states_per_insn: u64,
     /// The program (any function of it) contains a tail call that can be reached.
     pub has_tail_call: bool,
     /// May write packet bytes or move packet pointers.

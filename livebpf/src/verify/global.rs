@@ -87,6 +87,7 @@ impl Verifier<'_> {
         let sub = &self.program.subprogs[func.0 as usize];
         let Some(sig) = &sub.signature else { unreachable!("callers check the signature") };
         let moves_packet = self.moves_packet[func.0 as usize];
+        self.say(|| format!("Func#{} ('{}') is global and assumed valid.", func.0, sub.name));
         let params = params(sub, sig, self.desc).map_err(|(rule, text)| Fail::new(rule, text))?;
         for (i, param) in params.into_iter().enumerate() {
             let reg = Reg::ALL[i + 1];

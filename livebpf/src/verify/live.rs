@@ -79,6 +79,7 @@ impl Points {
 }
 
 /// The masks of a program, by slot; each holds just before the instruction.
+#[derive(Clone)]
 pub(super) struct Masks {
     touch: Vec<Touch>,
     pub live: Vec<Mask>,

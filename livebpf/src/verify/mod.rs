@@ -10,8 +10,10 @@ mod explore;
 pub mod facts;
 mod global;
 mod live;
+pub mod log;
 mod map_use;
 mod memory;
+mod notation;
 mod notes;
 mod pointer;
 mod prune;
@@ -26,6 +28,7 @@ mod unproven;
 mod untrusted;
 
 pub use facts::{Facts, FuncFacts, InsnFacts, TailCall};
+pub use log::Log;
 pub use reject::{Decision, Rejection, Rule};
 
 use crate::context;
@@ -34,8 +37,10 @@ use crate::insn::{Insn, Pc, Reg};
 use crate::link::{Program, SubprogId};
 
 use cfg::Flow;
+use context::TypeDesc;
 use explore::Verifier;
 use live::Masks;
+use log::Trace;
 use state::{Kind, State, Value};
 
 /// Bytes of stack a function, and a chain of calls, may use.
@@ -70,12 +75,14 @@ pub struct Options<'a> {
     pub limit: u64,
     /// CPU numbers are below this.
     pub cpus: u32,
+    /// Where the trace goes, in the form of the kernel's log; nothing is traced without it.
+    pub log: Option<&'a dyn Log>,
 }
 
 impl<'a> Options<'a> {
     /// Trusted programs, the usual limit.
     pub fn new(helpers: &'a helper::Table) -> Options<'a> {
-        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED, cpus: MAX_CPUS }
+        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED, cpus: MAX_CPUS, log: None }
     }
 }
 
@@ -124,33 +131,83 @@ impl Verified {
 /// A [`Rejection`] that says which rule is broken where; [`Rule::Unsupported`] when the program may be fine but
 /// uses something this verifier does not know.
 pub fn verify(program: Program, options: &Options<'_>) -> Result<Verified, Box<Rejection>> {
+    match shape(&program, options.trust) {
+        Ok((desc, flow)) => prove(program, options, desc, &flow),
+        Err(rejection) => {
+            if let Some(log) = options.log {
+                Trace::new(log).say(&rejection.message);
+            }
+            Err(rejection)
+        }
+    }
+}
+
+/// The type of the program, and its control flow if that is as it must be.
+fn shape(program: &Program, trust: Trust) -> Result<(&'static TypeDesc, Flow), Box<Rejection>> {
     let Some(desc) = context::describe_kind(&program.kind) else {
         let text = format!("unsupported: programs of type {}", program.kind.prog_type);
-        return Err(Rejection::new(&program, Pc(0), Rule::Unsupported, text));
+        return Err(Rejection::new(program, Pc(0), Rule::Unsupported, text));
     };
-    let flow = Flow::new(&program)?;
-    if options.trust == Trust::Untrusted {
-        untrusted::check_shape(&program)?;
+    let flow = Flow::new(program)?;
+    if trust == Trust::Untrusted {
+        untrusted::check_shape(program)?;
     }
-    depth::check_results(&program, &flow)?;
-    depth::check(&program, &flow, &vec![0; program.subprogs.len()])?;
-    let mut masks = Masks::new(&program, &flow);
+    depth::check_results(program, &flow)?;
+    depth::check(program, &flow, &vec![0; program.subprogs.len()])?;
+    Ok((desc, flow))
+}
+
+/// Explores until nothing that was taken for unimportant has turned out to matter.
+fn prove(
+    program: Program,
+    options: &Options<'_>,
+    desc: &'static TypeDesc,
+    flow: &Flow,
+) -> Result<Verified, Box<Rejection>> {
+    let mut masks = Masks::new(&program, flow);
     let mut demands = vec![0; program.insns.len() as usize];
     for round in 0.. {
         if round == MAX_ROUNDS {
             demands.fill(u16::MAX);
-            masks.refresh(&program, &flow, &demands);
+            masks.refresh(&program, flow, &demands);
         }
-        let moves_packet = global::moves_packet(&program, &flow, options.helpers);
-        let mut v = Verifier::new(&program, options, desc, &flow, &mut masks, &mut demands, moves_packet);
-        explore_all(&mut v)?;
-        if !v.must_repeat() {
-            depth::check(&program, &flow, &v.notes.depth)?;
-            let facts = gather(&program, &v);
+        let shape = (&program, desc, flow);
+        // Only the last round is traced: it is done again with a trace once it is known to be the last.
+        let again = options.log.map(|log| (log, masks.clone(), demands.clone()));
+        let done = round_of(shape, options, (&mut masks, &mut demands), None);
+        if let (Some((log, mut masks, mut demands)), true) = (again, !matches!(done, Ok(None))) {
+            let trace = Some(Trace::new(log));
+            // What it decides is decided already.
+            let _ = round_of(shape, options, (&mut masks, &mut demands), trace);
+        }
+        if let Some(facts) = done? {
             return Ok(Verified { program, facts });
         }
     }
     unreachable!("once every number counts, nothing is left to find out")
+}
+
+/// One exploration of everything; `None` where it must be done again, with what it has shown to matter.
+fn round_of<'a>(
+    (program, desc, flow): (&'a Program, &'static TypeDesc, &'a Flow),
+    options: &'a Options<'a>,
+    (masks, demands): (&'a mut Masks, &'a mut Vec<u16>),
+    trace: Option<Trace<'a>>,
+) -> Result<Option<Facts>, Box<Rejection>> {
+    let moves_packet = global::moves_packet(program, flow, options.helpers);
+    let live: Option<Vec<u16>> = trace.is_some().then(|| masks.live.iter().map(|mask| mask.regs).collect());
+    let mut v = Verifier::new(program, options, desc, flow, masks, demands, moves_packet);
+    v.trace = trace;
+    v.say(|| log::overview(program, options.helpers, live.as_deref().unwrap_or_default()));
+    let result = explore_all(&mut v).and_then(|()| {
+        if v.must_repeat() {
+            return Ok(None);
+        }
+        depth::check(program, flow, &v.notes.depth)?;
+        Ok(Some(gather(program, &v)))
+    });
+    v.conclude(&result);
+    result
 }
 
 /// The main function with the context, and each global function with what its signature says.
@@ -163,6 +220,7 @@ fn explore_all(v: &mut Verifier<'_>) -> Result<(), Box<Rejection>> {
             let func = SubprogId(i as u32);
             let entry = global::entry(v, func)?;
             v.explore(func, entry)?;
+            v.say(|| format!("Func#{i} ('{}') is safe for any args that match its prototype", sub.name));
         }
     }
     Ok(())
@@ -173,6 +231,8 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
     let mut facts = Facts {
         processed: v.processed,
         peak_states: v.peak_states,
+        total_states: v.total_states,
+        max_states_per_insn: v.max_states_per_insn,
         changes_packet: v.notes.changes_packet,
         shows_addresses: v.notes.shows_addresses,
         funcs: v.notes.depth.iter().zip(&v.notes.reads_unwritten).map(func).collect(),

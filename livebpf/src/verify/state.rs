@@ -2,7 +2,6 @@
 //!
 //! A [`State`] is cheap to copy: callers' frames and stacks are shared until written. Never knows instructions.
 
-use std::fmt;
 use std::rc::Rc;
 
 use super::resource::Held;
@@ -113,48 +112,6 @@ impl Value {
             (Kind::Handle(_), false) => "handle",
             (Kind::Handle(_), true) => "handle_or_null",
         }
-    }
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (true, Some(x)) = (self.is_scalar(), self.num.known()) {
-            return write!(f, "{}", x as i64);
-        }
-        f.write_str(self.name())?;
-        if let (Kind::Stack(frame), Some(off)) = (self.kind, self.fixed_offset()) {
-            return write!(f, "[{frame}]{off}");
-        }
-        let mut parts = Vec::new();
-        let n = &self.num;
-        if self.id != 0 {
-            parts.push(format!("id={}", self.id));
-        }
-        if self.owner != 0 {
-            parts.push(format!("ref_obj_id={}", self.owner));
-        }
-        if self.is_pointer() && self.off != 0 {
-            parts.push(format!("off={}", self.off));
-        }
-        match self.kind {
-            Kind::Packet | Kind::PacketMeta => parts.push(format!("r={}", self.range)),
-            Kind::MapValue(map) | Kind::Map(map) => parts.push(format!("map={}", map.0)),
-            Kind::Mem(size) | Kind::Record(size) => parts.push(format!("sz={size}")),
-            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Stack(_) | Kind::Handle(_) => {}
-        }
-        if n.known().is_none() && self.kind != Kind::Uninit {
-            let mut bound = |show: bool, text: String| {
-                if show {
-                    parts.push(text);
-                }
-            };
-            bound(n.r.smin != i64::MIN, format!("smin={}", n.r.smin));
-            bound(n.r.smax != i64::MAX, format!("smax={}", n.r.smax));
-            bound(n.r.umin != 0, format!("umin={}", n.r.umin));
-            bound(n.r.umax != u64::MAX, format!("umax={}", n.r.umax));
-            bound(n.bits.mask != u64::MAX, format!("var_off=({:#x}; {:#x})", n.bits.value, n.bits.mask));
-        }
-        write!(f, "({})", parts.join(","))
     }
 }
 

@@ -9,6 +9,14 @@ fn reason(name: &str) -> Option<&'static str> {
     KNOWN.lines().filter(|line| !line.starts_with('#')).find_map(|line| entry(line).map(|(_, why)| why))
 }
 
+/// The end of the trace, where single rows were asked for.
+fn show_log(answer: &Answer) {
+    if !wanted("") {
+        let lines: Vec<&str> = answer.log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].iter().for_each(|line| println!("    {line}"));
+    }
+}
+
 /// Prints every difference and checks the shares that must agree.
 pub fn check(table: &str, answers: &[Answer]) {
     let (mut wrong, mut unknown, mut said, mut compared) = (0usize, Vec::new(), 0usize, 0usize);
@@ -18,6 +26,7 @@ pub fn check(table: &str, answers: &[Answer]) {
             said += usize::from(found);
             if !found {
                 println!("{table} {} PHRASE want one of {:?}\n  got {}", answer.name, answer.phrases, answer.text);
+                show_log(answer);
             }
         }
         if answer.agrees() {
@@ -31,6 +40,7 @@ pub fn check(table: &str, answers: &[Answer]) {
             "{table} {} kernel {:?}, livebpf {:?} {:?} want {:?}\n  {}",
             answer.name, answer.kernel, answer.ours, answer.wrong_results, answer.phrases, answer.text
         );
+        show_log(answer);
         if reason(&answer.name).is_none() {
             unknown.push(format!("{}: kernel {:?}, livebpf {:?}", answer.name, answer.kernel, answer.ours));
         }

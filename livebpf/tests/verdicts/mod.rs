@@ -5,6 +5,7 @@ pub mod objects;
 pub mod selftests;
 pub mod table;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -33,6 +34,8 @@ pub struct Answer {
     pub ours: Verdict,
     /// What was said, in full.
     pub text: String,
+    /// The trace that led there.
+    pub log: String,
     /// Phrases of which one must appear where the kernel rejects; empty where none is recorded.
     pub phrases: Vec<String>,
     /// Runs whose result differs: what was returned, and what by the kernel.
@@ -47,7 +50,10 @@ impl Answer {
     /// Whether an expected phrase is in what was said; `None` where there is nothing to compare.
     pub fn phrase_found(&self) -> Option<bool> {
         let compared = self.kernel == Verdict::Reject && self.ours == Verdict::Reject && !self.phrases.is_empty();
-        compared.then(|| self.phrases.iter().any(|phrase| contains(&self.text, phrase)))
+        compared.then(|| {
+            let said = |phrase: &String| contains(&self.text, phrase) || contains(&self.log, phrase);
+            self.phrases.iter().any(said)
+        })
     }
 }
 
@@ -73,8 +79,8 @@ fn contains(text: &str, phrase: &str) -> bool {
     })
 }
 
-/// Verifies one program.
-pub fn judge(program: &Program, trust: Trust) -> (Verdict, String) {
+/// Verifies one program: what is said of it, and the trace where it is refused.
+pub fn judge(program: &Program, trust: Trust) -> (Verdict, String, String) {
     let helpers = Table::builtin();
     let options = Options { trust, ..Options::new(&helpers) };
     let started = Instant::now();
@@ -83,11 +89,12 @@ pub fn judge(program: &Program, trust: Trust) -> (Verdict, String) {
     if took.as_secs() >= 5 {
         println!("{}: verification took {took:?}", program.name);
     }
-    match result {
-        Ok(_) => (Verdict::Accept, String::new()),
-        Err(rejection) if rejection.rule == Rule::Unsupported => (Verdict::Unsupported, rejection.to_string()),
-        Err(rejection) => (Verdict::Reject, rejection.to_string()),
-    }
+    let Err(rejection) = result else { return (Verdict::Accept, String::new(), String::new()) };
+    let log = RefCell::new(String::new());
+    let again = verify(program.clone(), &Options { log: Some(&log), ..options });
+    assert_eq!(again.err().as_ref(), Some(&rejection), "{}: a trace changes the verdict", program.name);
+    let verdict = if rejection.rule == Rule::Unsupported { Verdict::Unsupported } else { Verdict::Reject };
+    (verdict, rejection.to_string(), log.into_inner())
 }
 
 /// A runtime with the given engine.

@@ -36,12 +36,12 @@ pub fn answers(rows: &Value, folder: &Path) -> Vec<Answer> {
 fn answer(row: &Value, name: String, object: &Object, program: &str) -> Answer {
     let kernel = if row["kernel_verdict"] == "success" { Verdict::Accept } else { Verdict::Reject };
     let phrases = row["messages"].as_array().into_iter().flatten().filter_map(|m| m.as_str().map(str::to_owned));
-    let (ours, text) = match link::link(object, program) {
+    let (ours, text, log) = match link::link(object, program) {
         Ok(linked) => judge(&linked, Trust::Trusted),
-        Err(error) => (Verdict::Unsupported, error.to_string()),
+        Err(error) => (Verdict::Unsupported, error.to_string(), String::new()),
     };
     let mut answer =
-        Answer { name, kernel, ours, text, phrases: phrases.collect(), wrong_results: Vec::new(), runs: 0 };
+        Answer { name, kernel, ours, text, log, phrases: phrases.collect(), wrong_results: Vec::new(), runs: 0 };
     let address = row["expect_retval"] == "POINTER_VALUE";
     if let (Verdict::Accept, Some(wanted)) = (&answer.ours, row["kernel_retval"].as_i64().filter(|_| !address)) {
         for engine in ENGINES {

@@ -54,30 +54,30 @@ pub fn untrusted_answers(rows: &Value) -> Vec<Answer> {
     let mut out = Vec::new();
     for row in rows.as_array().expect("rows").iter().filter(own) {
         let kernel = if row["result_unpriv"] == "REJECT" { Verdict::Reject } else { Verdict::Accept };
-        let (ours, text) = match program(row) {
+        let (ours, text, log) = match program(row) {
             Ok(program) => judge(&program, Trust::Untrusted),
-            Err(error) => (Verdict::Reject, error),
+            Err(error) => (Verdict::Reject, error, String::new()),
         };
         let of_its_own = row["errstr_unpriv"].as_str().filter(|s| !s.is_empty());
         let phrases = of_its_own.or(row["errstr"].as_str()).filter(|s| !s.is_empty());
         let phrases = phrases.into_iter().map(str::to_owned).collect();
-        out.push(Answer { name: name(row), kernel, ours, text, phrases, wrong_results: Vec::new(), runs: 0 });
+        out.push(Answer { name: name(row), kernel, ours, text, log, phrases, wrong_results: Vec::new(), runs: 0 });
     }
     out
 }
 
 fn answer(row: &Value) -> Answer {
     let kernel = if row["kernel"] == "ACCEPT" { Verdict::Accept } else { Verdict::Reject };
-    let (program, (ours, text)) = match program(row) {
+    let (program, (ours, text, log)) = match program(row) {
         Ok(program) => {
             let verdict = judge(&program, Trust::Trusted);
             (Some(program), verdict)
         }
-        Err(error) => (None, (Verdict::Reject, error)),
+        Err(error) => (None, (Verdict::Reject, error, String::new())),
     };
     let phrases = row["errstr"].as_str().filter(|s| !s.is_empty()).into_iter().flat_map(|s| s.split('\t'));
     let phrases = phrases.map(str::to_owned).collect();
-    let mut answer = Answer { name: name(row), kernel, ours, text, phrases, wrong_results: Vec::new(), runs: 0 };
+    let mut answer = Answer { name: name(row), kernel, ours, text, log, phrases, wrong_results: Vec::new(), runs: 0 };
     if let (Some(program), Verdict::Accept) = (program, &answer.ours) {
         run_all(row, &program, &mut answer);
     }
