@@ -369,7 +369,7 @@ fn broken_programs() {
             "no_btf.o",
             "entry",
             |f| f.set(f.data("socket"), 1, 0xff),
-            "program entry: function entry in section socket: slot 0: opcode is 0xff, wanted in classes ALU and ALU64: an operation up to 0xd0 in the high four bits",
+            "program entry: function entry in section socket: slot 0: opcode is 0xff, wanted in classes ALU and ALU64: an operation up to 0xd0 in the high four bits (unknown opcode ff)",
         ),
         (
             "no_btf.o",
@@ -405,13 +405,13 @@ fn broken_programs() {
             "no_btf.o",
             "entry",
             |f| f.set(f.data(".text") + 4, 4, 8),
-            "program entry: function add in section .text: slot 0: imm of a move (opcode 0xbc) is 8, wanted 0",
+            "program entry: function add in section .text: slot 0: imm of a move (opcode 0xbc) is 8, wanted 0 (BPF_MOV uses reserved fields)",
         ),
         (
             "no_btf.o",
             "entry",
             |f| f.set(f.data(".text") + 1, 1, 0xf1),
-            "program entry: function add in section .text: slot 0: src_reg of a move (opcode 0xbc) is 15, wanted a register, 0 to 10",
+            "program entry: function add in section .text: slot 0: src_reg of a move (opcode 0xbc) is 15, wanted a register, 0 to 10 (R15 is invalid)",
         ),
         (
             "maps.o",

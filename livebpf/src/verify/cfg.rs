@@ -179,7 +179,7 @@ impl Flow {
                 return reject(format!("jump out of range from insn {pc} to {to}"));
             };
             if program.insns.get(to).is_none() {
-                return reject(format!("jump from insn {pc} into the middle of ld_imm64 insn {}", to.0 - 1));
+                return reject(format!("jump into the middle of ldimm64 insn {} from insn {pc}", to.0 - 1));
             }
             self.join[to.index()] = true;
             self.loop_head[to.index()] |= to <= pc;
@@ -261,7 +261,7 @@ fn check_immediate(program: &Program, pc: Pc, value: Imm64) -> Result<()> {
         Imm64::MapIdx(idx) | Imm64::MapIdxValue { idx, .. } => (Rule::Structure, format!("there is no map {idx}")),
         Imm64::Func { .. } => (Rule::Structure, "the address of a function does not lead to its start".to_owned()),
         Imm64::MapFd(_) | Imm64::MapFdValue { .. } => {
-            (Rule::Structure, "a map by file descriptor in a linked program".to_owned())
+            (Rule::Structure, "not pointing to valid bpf_map: a map by file descriptor in a linked program".to_owned())
         }
         Imm64::BtfId { id, .. } => (Rule::Unsupported, format!("unsupported: kernel variable with btf id {id}")),
     };

@@ -290,7 +290,8 @@ impl<'a> Verifier<'a> {
                 return Err(unsupported(&format!("unsupported: call of kernel function #{btf_id}")));
             }
             Insn::CallX { reg } => {
-                return Err(unsupported(&format!("unsupported: call through register R{}", reg.number())));
+                let text = format!("unknown opcode 8d: a call through register R{}", reg.number());
+                return Err(Fail::new(Rule::Structure, text));
             }
         }
         // A tail call or a legacy load of the outermost frame may have ended the path; both fall through as well.

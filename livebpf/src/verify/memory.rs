@@ -368,7 +368,10 @@ impl Verifier<'_> {
             let text = format!("map {} of type {} has no direct value access", def.name, def.map_type);
             return Err(Fail::new(Rule::Memory, text));
         }
-        if off >= def.value_size || off >= 1 << 29 {
+        if off >= 1 << 29 {
+            return Err(Fail::new(Rule::Memory, format!("direct value offset of {off} is not allowed")));
+        }
+        if off >= def.value_size {
             let text = format!("invalid access to map value pointer, value_size={} off={off}", def.value_size);
             return Err(Fail::new(Rule::Memory, text));
         }

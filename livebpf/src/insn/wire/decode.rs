@@ -19,7 +19,7 @@ impl Fault {
             Fault::Opcode { opcode, wanted } => DecodeError::Opcode { pc, opcode, wanted },
             Fault::Field { second, opcode, insn, field, found, wanted } => {
                 let pc = if second { pc.next() } else { pc };
-                DecodeError::Field { pc, opcode, insn, field, found, wanted }
+                DecodeError::Field { pc, opcode, second, insn, field, found, wanted }
             }
         }
     }
@@ -134,10 +134,6 @@ fn ld(raw: Raw, second: Option<Raw>) -> Result<Insn, Fault> {
 fn load_imm64(raw: Raw, second: Option<Raw>) -> Result<Insn, Fault> {
     let slot = Slot { raw, insn: "a 64-bit immediate load" };
     let dst = slot.dst()?;
-    slot.no_off()?;
-    if raw.src > imm64::MAP_IDX_VALUE {
-        return Err(slot.fault(Field::Src, "a kind of immediate, 0 to 6"));
-    }
     let next = second.ok_or(Fault::Cut)?;
     let half = Slot { raw: next, insn: "the second half of a 64-bit immediate load" };
     let in_second = |fault| match fault {
@@ -150,6 +146,10 @@ fn load_imm64(raw: Raw, second: Option<Raw>) -> Result<Insn, Fault> {
         return Err(in_second(half.fault(Field::Opcode, "0")));
     }
     half.no_dst().and_then(|()| half.no_src()).and_then(|()| half.no_off()).map_err(in_second)?;
+    slot.no_off()?;
+    if raw.src > imm64::MAP_IDX_VALUE {
+        return Err(slot.fault(Field::Src, "a kind of immediate, 0 to 6"));
+    }
     let whole = |value| if next.imm == 0 { Ok(value) } else { Err(in_second(half.fault(Field::Imm, "0"))) };
     let value = match raw.src {
         imm64::CONST => Imm64::Const(u64::from(raw.imm as u32) | u64::from(next.imm as u32) << 32),

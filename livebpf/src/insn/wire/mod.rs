@@ -8,6 +8,7 @@
 mod decode;
 mod encode;
 mod opcode;
+mod sentence;
 
 use std::fmt;
 
@@ -97,13 +98,16 @@ pub enum DecodeError {
         slots: usize,
     },
     /// A 64-bit immediate load without its second slot.
-    #[error("slot {pc}: a 64-bit immediate load (opcode 0x18) ends after its first slot, wanted a second slot")]
+    #[error(
+        "slot {pc}: a 64-bit immediate load (opcode 0x18) ends after its first slot, wanted a second slot (invalid \
+         bpf_ld_imm64 insn)"
+    )]
     Cut {
         /// The first slot.
         pc: Pc,
     },
     /// An opcode that means nothing.
-    #[error("slot {pc}: opcode is {opcode:#04x}, wanted {wanted}")]
+    #[error("slot {pc}: opcode is {opcode:#04x}, wanted {wanted} ({})", sentence::opcode(*opcode))]
     Opcode {
         /// Where.
         pc: Pc,
@@ -113,12 +117,17 @@ pub enum DecodeError {
         wanted: &'static str,
     },
     /// A field with a value that its instruction does not allow.
-    #[error("slot {pc}: {field} of {insn} (opcode {opcode:#04x}) is {found}, wanted {wanted}")]
+    #[error(
+        "slot {pc}: {field} of {insn} (opcode {opcode:#04x}) is {found}, wanted {wanted} ({})",
+        sentence::field(*opcode, *second, *field, *found)
+    )]
     Field {
         /// Where; for the second slot of a 64-bit immediate load that slot.
         pc: Pc,
         /// The opcode of the instruction.
         opcode: u8,
+        /// Whether it is the second slot of a 64-bit immediate load.
+        second: bool,
         /// What kind of instruction it is.
         insn: &'static str,
         /// Which field.
