@@ -134,6 +134,7 @@ fn plain_kind(btf: &Btf, id: TypeId, ty: &Type) -> Result<TypeKind, BtfError> {
         Type::Enum { size, .. } => TypeKind::Enum { size: *size },
         Type::Struct { name, size, .. } => TypeKind::Struct { name: btf.name(*name)?.into_owned(), size: *size },
         Type::Array { .. } => TypeKind::Other { kind: "array".to_owned(), size: btf.size_of(id)? },
+        Type::Fwd { name, .. } => TypeKind::Other { kind: format!("{} {}", ty.kind_name(), btf.name(*name)?), size: 0 },
         Type::Float { size, .. } => TypeKind::Other { kind: "float".to_owned(), size: *size },
         other => TypeKind::Other { kind: other.kind_name().to_owned(), size: 0 },
     })

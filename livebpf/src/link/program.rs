@@ -103,7 +103,8 @@ pub enum TypeKind {
         /// Bytes.
         size: u32,
     },
-    /// Anything else (arrays, floats, functions, forward declarations): BTF kind name and bytes where it has a size.
+    /// Anything else (arrays, floats, functions, forward declarations): BTF kind name, for a forward declaration with the
+    /// tag behind it, and bytes where it has a size.
     Other {
         /// For instance `array`.
         kind: String,

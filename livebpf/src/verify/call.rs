@@ -68,7 +68,7 @@ impl Verifier<'_> {
             self.tail_called(state)?;
         }
         if proto.changes_packet {
-            state.forget_packet();
+            state.forget_packet(self.options.trust);
         }
         if let Some(held) = given.released {
             state.release(held, self.options.trust);
@@ -262,7 +262,7 @@ impl Verifier<'_> {
         }
         let mut gone = state.clone();
         gone.set(Reg::R0, Value::UNKNOWN);
-        gone.forget_packet();
+        gone.forget_packet(self.options.trust);
         let back = pop(&mut gone);
         self.later(gone, back);
         Ok(())

@@ -191,7 +191,9 @@ impl Flow {
             Insn::CallSubprog { off } => {
                 let target = pc.jump(off).and_then(|to| program.subprog_starting_at(to));
                 let Some(target) = target else {
-                    return reject(format!("call from insn {pc} does not lead to the start of a function"));
+                    return reject(format!(
+                        "call to invalid destination from insn {pc}: wanted the start of a function"
+                    ));
                 };
                 callees[f].insert(target);
                 self.join[pc.index()] = true;
@@ -313,7 +315,12 @@ fn call_order(program: &Program, callees: &[Vec<SubprogId>]) -> Result<Vec<Subpr
             let g = callee.0 as usize;
             if mark[g] == 1 {
                 let name = |f: usize| &program.subprogs[f].name;
-                let message = format!("recursive call from {}() to {}()", name(f), name(g));
+                let message = format!(
+                    "recursive call from {}() to {}(): the call stack of {} frames is too deep",
+                    name(f),
+                    name(g),
+                    MAX_FRAMES + 1
+                );
                 return Err(Rejection::new(program, program.subprogs[f].start, Rule::Call, message));
             }
             if mark[g] == 0 {

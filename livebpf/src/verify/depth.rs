@@ -38,7 +38,11 @@ pub(super) fn check(program: &Program, flow: &Flow, depth: &[u32]) -> Result<(),
             above[g] = above[g].max(total);
             frames[g] = frames[g].max(frames[f] + 1);
             if frames[g] >= MAX_FRAMES {
-                let text = format!("the call stack of {} frames is too deep !", frames[g] + 1);
+                // The kernel counts the frames of functions that it verifies on their own, and meets those of others.
+                let text = match program.subprogs[1..].iter().any(|sub| sub.global) {
+                    true => format!("the call stack of {} frames is too deep !", frames[g]),
+                    false => format!("the call stack of {} frames is too deep", frames[g] + 1),
+                };
                 return Err(Rejection::new(program, program.subprogs[g].start, Rule::Call, text));
             }
         }

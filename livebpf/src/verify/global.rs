@@ -33,32 +33,60 @@ fn params(sub: &Subprogram, sig: &FuncSig, desc: &TypeDesc) -> Result<Vec<Param>
     }
     let one = |(i, (_, ty)): (usize, &(String, TypeKind))| {
         let tagged = |tag: &str| sig.tags.iter().any(|(n, t)| *n as usize == i && t == tag);
-        let odd = sig.tags.iter().find(|(n, t)| *n as usize == i && !["arg:ctx", "arg:nonnull"].contains(&t.as_str()));
-        if let Some((_, tag)) = odd.filter(|(_, t)| t.starts_with("arg:")) {
-            return Err((Rule::Unsupported, format!("unsupported: arg#{i} of {name}() has tag {tag}")));
+        let known = ["arg:ctx", "arg:nonnull", "arg:nullable"];
+        let tags = || sig.tags.iter().filter(|(n, t)| *n as usize == i && t.starts_with("arg:"));
+        if let Some((_, tag)) = tags().find(|(_, t)| !known.contains(&t.as_str())) {
+            let what = match tag.as_str() {
+                "arg:trusted" => ", a pointer to an object of the kernel",
+                "arg:untrusted" => ", an unchecked pointer into the kernel",
+                "arg:arena" => ", a pointer into an arena",
+                _ => "",
+            };
+            return Err((Rule::Unsupported, format!("unsupported: arg#{i} of {name}() has tag {tag}{what}")));
         }
         let nullable = !tagged("arg:nonnull");
         let pointer = matches!(ty, TypeKind::Ptr(_));
+        if !pointer && tags().next().is_some() {
+            return Err((Rule::Call, format!("arg#{i} has pointer tag, but is not a pointer type")));
+        }
+        if nullable != tagged("arg:nullable") && tagged("arg:nullable") {
+            return Err((Rule::Call, format!("arg#{i} of {name}() is marked as both nullable and non-null")));
+        }
         if pointer && tagged("arg:ctx") {
             return Ok(Param::Context);
         }
         match ty {
             TypeKind::Int { .. } | TypeKind::Enum { .. } => Ok(Param::Scalar),
-            TypeKind::Ptr(to) => match &**to {
-                TypeKind::Struct { name, .. } if name == desc.context.name => Ok(Param::Context),
-                TypeKind::Struct { size, .. } | TypeKind::Int { size, .. } | TypeKind::Enum { size } if *size > 0 => {
-                    Ok(Param::Memory { size: *size, nullable })
-                }
-                TypeKind::Ptr(_) => Ok(Param::Memory { size: 8, nullable }),
-                TypeKind::Other { kind, size } if kind == "array" && *size > 0 => {
-                    Ok(Param::Memory { size: *size, nullable })
-                }
-                _ => Err((Rule::Call, format!("arg#{i} type of {name}() is not supported: pointer to unknown size"))),
-            },
+            TypeKind::Ptr(to) => pointed(to, i, name, nullable, desc),
             _ => Err((Rule::Call, format!("Arg#{i} type in {name}() is not supported yet."))),
         }
     };
     sig.params.iter().enumerate().map(one).collect()
+}
+
+/// What a pointer to `to`, parameter `i` of global function `name`, stands for.
+fn pointed(to: &TypeKind, i: usize, name: &str, nullable: bool, desc: &TypeDesc) -> Result<Param, (Rule, String)> {
+    match to {
+        TypeKind::Struct { name: s, .. } if !s.is_empty() && s == desc.context.name => Ok(Param::Context),
+        TypeKind::Struct { name: s, .. } if s == "bpf_dynptr" => {
+            Err((Rule::Unsupported, format!("unsupported: arg#{i} of {name}() is a dynptr")))
+        }
+        TypeKind::Struct { size, .. } | TypeKind::Int { size, .. } | TypeKind::Enum { size } if *size > 0 => {
+            Ok(Param::Memory { size: *size, nullable })
+        }
+        TypeKind::Ptr(_) => Ok(Param::Memory { size: 8, nullable }),
+        TypeKind::Other { kind, size } if kind == "array" && *size > 0 => Ok(Param::Memory { size: *size, nullable }),
+        other => {
+            let what = match other {
+                TypeKind::Other { kind, .. } => match kind.split_once(' ') {
+                    Some((kind, name)) => format!("{} {name}", kind.to_uppercase()),
+                    None => format!("{} ", kind.to_uppercase()),
+                },
+                _ => "UNKNOWN ".to_owned(),
+            };
+            Err((Rule::Call, format!("arg#{i} reference type('{what}') size cannot be determined: -22")))
+        }
+    }
 }
 
 /// The registers a global function starts with.
@@ -89,47 +117,63 @@ impl Verifier<'_> {
         let moves_packet = self.moves_packet[func.0 as usize];
         self.say(|| format!("Func#{} ('{}') is global and assumed valid.", func.0, sub.name));
         let params = params(sub, sig, self.desc).map_err(|(rule, text)| Fail::new(rule, text))?;
+        if state.lock().is_some() {
+            let text = "global function calls are not allowed while holding a lock, use static function instead";
+            return Err(Fail::new(Rule::Resource, text));
+        }
         for (i, param) in params.into_iter().enumerate() {
-            let reg = Reg::ALL[i + 1];
-            let value = self.readable(state, reg)?;
-            let n = reg.number();
-            let wrong = |what: &str| {
-                let text = format!("arg#{i} of {}(): R{n} is {}, expected {what}", sub.name, value.name());
-                Err(Fail::new(Rule::Call, text).with(reg))
-            };
-            match param {
-                Param::Scalar if value.is_scalar() => {}
-                Param::Scalar => return wrong("a scalar"),
-                Param::Context if value.kind == Kind::Ctx && value.fixed_offset() == Some(0) => {}
-                Param::Context => return wrong("pointer to ctx"),
-                Param::Memory { size, nullable } => {
-                    if value.is_scalar() {
-                        self.demand(pc, reg);
-                        if nullable && value.is_null() {
-                            continue;
-                        }
-                        return wrong("a pointer to memory");
-                    }
-                    if value.is_packet() && moves_packet {
-                        return wrong("memory that the function cannot move");
-                    }
-                    let mut plain = value;
-                    if nullable && value.nullable {
-                        plain.nullable = false;
-                    }
-                    let kept = std::mem::replace(&mut state.cur.regs[reg.index()], plain);
-                    let checked = self.buffer(state, reg, size.into(), true, true);
-                    state.cur.regs[reg.index()] = kept;
-                    checked?;
-                }
-            }
+            self.global_argument(state, pc, i, param, moves_packet).map_err(|mut fail| {
+                let text = format!("\nCaller passes invalid args into func#{} ('{}')", func.0, sub.name);
+                fail.message.push_str(&text);
+                fail
+            })?;
         }
         if moves_packet {
-            state.forget_packet();
+            state.forget_packet(self.options.trust);
         }
         state.clobber();
         state.set(Reg::R0, Value::UNKNOWN);
         Ok(())
+    }
+}
+
+impl Verifier<'_> {
+    /// Checks argument `i` of a call of a global function.
+    fn global_argument(&mut self, state: &mut State, pc: Pc, i: usize, param: Param, moves_packet: bool) -> Step<()> {
+        let reg = Reg::ALL[i + 1];
+        let value = self.readable(state, reg)?;
+        let n = reg.number();
+        let wrong = |text: String| Err(Fail::new(Rule::Call, text).with(reg));
+        match param {
+            Param::Scalar if value.is_scalar() => Ok(()),
+            Param::Scalar => wrong(format!("R{n} is not a scalar: {}", value.name())),
+            Param::Context if value.kind == Kind::Ctx => match value.fixed_offset() {
+                Some(0) => Ok(()),
+                _ => wrong(format!("dereference of modified ctx ptr R{n} off={} disallowed", value.off)),
+            },
+            Param::Context => wrong(format!("arg#{i} expected pointer to ctx, but got {}", value.name())),
+            Param::Memory { size, nullable } => {
+                if value.is_scalar() {
+                    self.demand(pc, reg);
+                    if nullable && value.is_null() {
+                        return Ok(());
+                    }
+                    let wanted = "fp, pkt, pkt_meta, map_value, mem";
+                    return wrong(format!("R{n} type={} expected={wanted}", value.name()));
+                }
+                if value.is_packet() && moves_packet {
+                    return wrong(format!("R{n} points into the packet, which the function may move"));
+                }
+                if value.nullable && !nullable {
+                    return wrong(format!("arg#{i} is expected to be non-NULL"));
+                }
+                let kept = state.cur.regs[reg.index()];
+                state.cur.regs[reg.index()].nullable = false;
+                let checked = self.buffer(state, reg, size.into(), true, true);
+                state.cur.regs[reg.index()] = kept;
+                checked
+            }
+        }
     }
 }
 

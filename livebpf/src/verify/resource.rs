@@ -5,7 +5,7 @@
 
 use super::Trust;
 use super::reject::{Fail, Rule, Step};
-use super::state::{Byte, Kind, State, Value};
+use super::state::{Byte, Kind, Slot, State, Value};
 use crate::helper::Class;
 use crate::insn::Pc;
 use crate::link::MapId;
@@ -84,14 +84,18 @@ impl State {
             return;
         }
         for i in 0..=self.depth() {
-            let lost = |slot: &super::state::Slot| slot.bytes[0] == Byte::Spill && slot.spill.kind == Kind::Uninit;
+            let lost = |slot: &Slot| slot.bytes[0] == Byte::Spill && slot.spill.kind == Kind::Uninit;
             if self.frame(i).stack.iter().any(lost) {
                 let stack = std::rc::Rc::make_mut(&mut self.frame_mut(i).stack);
                 for slot in stack.iter_mut().filter(|slot| lost(slot)) {
-                    *slot = super::state::Slot::EMPTY;
+                    *slot = Slot::EMPTY;
                 }
             }
         }
+    }
+    /// Packet pointers everywhere are stale.
+    pub fn forget_packet(&mut self, trust: Trust) {
+        self.invalidate(Value::is_packet, trust);
     }
     /// Refuses to end the program (in the outermost frame), or to leave it by `what`, with something held. Locks count where
     /// `locks` says so, in every frame.

@@ -264,20 +264,6 @@ impl State {
         let held = self.held.len() * size_of::<Held>();
         (frames * size_of::<Frame>() + slots * size_of::<Slot>() + held + size_of::<State>()) as u32
     }
-    /// Packet pointers everywhere become unreadable numbers.
-    pub fn forget_packet(&mut self) {
-        self.for_each(Value::is_packet, |value| *value = Value::UNINIT);
-        let lost = |slot: &Slot| slot.bytes[0] == Byte::Spill && slot.spill.kind == Kind::Uninit;
-        for i in 0..=self.depth() {
-            if self.frame(i).stack.iter().any(lost) {
-                for slot in Rc::make_mut(&mut self.frame_mut(i).stack) {
-                    if lost(slot) {
-                        slot.scrub();
-                    }
-                }
-            }
-        }
-    }
     /// R1 to R5 become unreadable.
     pub fn clobber(&mut self) {
         for reg in &mut self.cur.regs[1..6] {
