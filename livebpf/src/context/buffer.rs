@@ -9,11 +9,13 @@
 //!   from the network header on; for those [`Context::packet`] answers 14 zero bytes in its place, as the kernel does.
 //! * IPv4 and IPv6 packets must hold their fixed header; all packets must hold an Ethernet header.
 //!
-//! Never interprets a packet beyond that, and never reads or writes outside its own two blocks.
+//! Where the caller supplies the context itself, the rest is in `supplied`. Never interprets a packet beyond that, and
+//! never reads or writes outside its own blocks.
 
 use thiserror::Error;
 
-use super::{ContextDesc, FieldKind, describe, record};
+use super::describe::variants;
+use super::{ContextDesc, FieldKind, describe, record, supplied};
 use crate::insn::Size;
 use crate::map::cell::{Bytes, OutOfMemory, Slice};
 use crate::object::ProgType;
@@ -49,6 +51,8 @@ pub enum ContextError {
     ArgsTooLong { found: usize, wanted: usize },
     #[error("program type {0}: it takes no packet")]
     NoPacket(ProgType),
+    #[error("program type {0}: it is not supported")]
+    NoSuchType(ProgType),
     #[error("context: {context} has no field {field} that can be set; fields that can: {settable}")]
     NoSuchField { context: &'static str, field: String, settable: String },
     #[error("context: found {value} for {field}, wanted {wanted}")]
@@ -59,25 +63,47 @@ pub enum ContextError {
 
 /// How the record and the buffer are laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Xdp,
     /// `data` is at the Ethernet header.
     SkbL2,
     /// `data` is at the network header.
     SkbL3,
-    /// No packet; the record's UAPI part is the caller's memory.
+    /// A packet from its Ethernet header on, and flow keys.
+    Flow,
+    /// The record's UAPI part is the caller's memory; perhaps there are bytes that it points to.
     Raw,
+}
+
+impl Kind {
+    fn of(prog_type: ProgType) -> Result<Kind, ContextError> {
+        Ok(match prog_type {
+            ProgType::XDP => Kind::Xdp,
+            ProgType::SCHED_CLS | ProgType::SCHED_ACT => Kind::SkbL2,
+            ProgType::SOCKET_FILTER
+            | ProgType::CGROUP_SKB
+            | ProgType::LWT_IN
+            | ProgType::LWT_OUT
+            | ProgType::LWT_XMIT
+            | ProgType::LWT_SEG6LOCAL => Kind::SkbL3,
+            ProgType::FLOW_DISSECTOR => Kind::Flow,
+            _ if describe(prog_type).is_some() => Kind::Raw,
+            _ => return Err(ContextError::NoSuchType(prog_type)),
+        })
+    }
 }
 
 /// What one run works on. Programs change it through its address; it is not locked, so give each worker its own.
 #[derive(Debug)]
 pub struct Context {
-    kind: Kind,
+    pub(super) kind: Kind,
     prog_type: ProgType,
-    record: Bytes,
-    buffer: Bytes,
+    pub(super) record: Bytes,
+    pub(super) buffer: Bytes,
+    /// What the record's addresses other than the packet's point to.
+    pub(super) memory: Bytes,
     /// Bytes of raw memory given.
-    raw_len: usize,
+    pub(super) raw_len: usize,
 }
 
 /// Fields of `struct __sk_buff` that the caller of a test run may give.
@@ -94,38 +120,38 @@ impl Context {
 
     /// For programs of type `prog_type` on a socket buffer.
     pub fn skb(prog_type: ProgType, packet: &[u8]) -> Result<Context, ContextError> {
-        let kind = match describe(prog_type) {
-            Some(desc) if desc.context.name == "__sk_buff" => match prog_type {
-                ProgType::SCHED_CLS | ProgType::SCHED_ACT => Kind::SkbL2,
-                _ => Kind::SkbL3,
-            },
-            _ => return Err(ContextError::NoPacket(prog_type)),
-        };
-        Context::new(kind, prog_type, packet)
+        match Kind::of(prog_type) {
+            Ok(kind @ (Kind::SkbL2 | Kind::SkbL3)) => Context::new(kind, prog_type, packet),
+            _ => Err(ContextError::NoPacket(prog_type)),
+        }
     }
 
-    /// For programs whose context is memory that the caller supplies (syscall, raw tracepoint).
+    /// For syscall programs, whose context is memory that the caller supplies.
     pub fn raw(memory: &[u8]) -> Result<Context, ContextError> {
         Context::new(Kind::Raw, ProgType::SYSCALL, memory)
     }
 
-    /// For programs of any supported type: `input` is the packet, or the arguments where the type takes no packet.
+    /// For programs of any supported type: `input` is the packet, or the bytes of the context's UAPI struct where the type
+    /// takes no packet (see [`Context::takes_packet`]); what is missing at its end is zero.
     pub fn for_type(prog_type: ProgType, input: &[u8]) -> Result<Context, ContextError> {
-        match prog_type {
-            ProgType::XDP => Context::xdp(input),
-            ProgType::SYSCALL | ProgType::RAW_TRACEPOINT => Context::new(Kind::Raw, prog_type, input),
-            _ => Context::skb(prog_type, input),
-        }
+        Context::new(Kind::of(prog_type)?, prog_type, input)
+    }
+
+    /// Whether programs of this type run on a packet that [`Context::for_type`] wants; else the caller supplies the
+    /// context.
+    pub fn takes_packet(prog_type: ProgType) -> bool {
+        Kind::of(prog_type).is_ok_and(|kind| kind != Kind::Raw)
     }
 
     fn new(kind: Kind, prog_type: ProgType, input: &[u8]) -> Result<Context, ContextError> {
         let size = match kind {
             Kind::Raw => 0,
-            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 => XDP_FRAME as u64,
+            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 | Kind::Flow => XDP_FRAME as u64,
         };
-        let record = Bytes::zeroed(record::SIZE.into())?;
-        let buffer = Bytes::zeroed(size)?;
-        let mut context = Context { kind, prog_type, record, buffer, raw_len: 0 };
+        let desc = describe(prog_type).map_or(&NO_CONTEXT, |d| d.context);
+        let record = Bytes::zeroed(record::SIZE.max(record::UAPI + desc.size).into())?;
+        let memory = Bytes::zeroed(supplied::memory_size(desc).into())?;
+        let mut context = Context { kind, prog_type, record, buffer: Bytes::zeroed(size)?, memory, raw_len: 0 };
         context.reset(input)?;
         Ok(context)
     }
@@ -136,6 +162,7 @@ impl Context {
         match self.kind {
             Kind::Xdp => self.reset_xdp(packet),
             Kind::SkbL2 | Kind::SkbL3 => self.reset_skb(packet),
+            Kind::Flow => self.reset_flow(packet),
             Kind::Raw => self.reset_raw(packet),
         }
     }
@@ -164,9 +191,7 @@ impl Context {
         if let Some((wanted, what)) = header.filter(|(n, _)| packet.len() - ETH_HLEN < *n) {
             return Err(ContextError::TooShort { found: packet.len(), wanted: ETH_HLEN + wanted, what });
         }
-        if HEADROOM + packet.len() > self.buffer.len() {
-            self.buffer = Bytes::zeroed((HEADROOM + packet.len()).next_multiple_of(4096) as u64)?;
-        }
+        self.make_room(packet)?;
         self.put_packet(packet);
         if let Some(fields) = self.record.slice().sub(record::UAPI as usize, sk_buff::SIZE) {
             fields.clear();
@@ -175,7 +200,7 @@ impl Context {
         let network = mac + ETH_HLEN as u64;
         let pulled = match self.kind {
             Kind::SkbL3 => ETH_HLEN as u64,
-            Kind::SkbL2 | Kind::Xdp | Kind::Raw => 0,
+            Kind::SkbL2 | Kind::Xdp | Kind::Flow | Kind::Raw => 0,
         };
         self.put(record::DATA, mac + pulled);
         self.put(record::DATA_META, mac + pulled);
@@ -212,21 +237,16 @@ impl Context {
         }
     }
 
-    fn reset_raw(&mut self, memory: &[u8]) -> Result<(), ContextError> {
-        let wanted = self.desc().size as usize;
-        if memory.len() > wanted {
-            return Err(ContextError::ArgsTooLong { found: memory.len(), wanted });
+    /// Makes the buffer large enough for a packet behind the headroom.
+    pub(super) fn make_room(&mut self, packet: &[u8]) -> Result<(), ContextError> {
+        if HEADROOM + packet.len() > self.buffer.len() {
+            self.buffer = Bytes::zeroed((HEADROOM + packet.len()).next_multiple_of(4096) as u64)?;
         }
-        self.record.slice().clear();
-        if let Some(args) = self.record.slice().sub(record::UAPI as usize, memory.len()) {
-            args.write(memory);
-        }
-        self.raw_len = memory.len();
         Ok(())
     }
 
     /// Writes the packet behind the headroom, which is zero again, and points the record at it.
-    fn put_packet(&mut self, packet: &[u8]) {
+    pub(super) fn put_packet(&mut self, packet: &[u8]) {
         let buffer = self.buffer.slice();
         let low = self.word(record::LOW).min(self.word(record::DATA_META));
         let low = usize::try_from(low.saturating_sub(self.buffer.addr())).unwrap_or(0);
@@ -247,13 +267,17 @@ impl Context {
     ///
     /// For XDP, `data` is how many bytes at the packet's start are metadata (a multiple of 4, at most
     /// [`XDP_MAX_META`]). `cb` is an array: `cb[0]` to `cb[4]`. As in the kernel, `wire_len` becomes the packet's length
-    /// when any field is given and it is not.
+    /// when any field is given and it is not. Where the type takes no packet, every number can be given; bytes without
+    /// structure are an array of 64-bit words (`args[2]`).
     pub fn set(&mut self, field: &str, value: u64) -> Result<(), ContextError> {
+        if matches!(self.kind, Kind::Raw | Kind::Flow) {
+            return self.set_supplied(field, value);
+        }
         let (name, index) = split_index(field);
         let settable: &[&str] = match self.kind {
             Kind::Xdp => &XDP_SETTABLE,
             Kind::SkbL2 | Kind::SkbL3 => &SKB_SETTABLE,
-            Kind::Raw => &[],
+            Kind::Flow | Kind::Raw => &[],
         };
         if !settable.contains(&name) || (name == "cb") != index.is_some() || index.is_some_and(|i| i > 4) {
             let settable = settable.iter().map(|n| if *n == "cb" { "cb[0..4]" } else { n });
@@ -311,8 +335,8 @@ impl Context {
     /// the start of the metadata. `None` where the struct has no such field.
     pub fn get(&self, field: &str) -> Option<u64> {
         let (name, index) = split_index(field);
-        if self.kind == Kind::Raw {
-            return None;
+        if matches!(self.kind, Kind::Raw | Kind::Flow) {
+            return self.get_supplied(field);
         }
         if let (Kind::SkbL2 | Kind::SkbL3, "cb", Some(i @ 0..=4)) = (self.kind, name, index) {
             return self.record.slice().load((record::UAPI + sk_buff::CB + 4 * i) as usize, Size::W);
@@ -323,6 +347,7 @@ impl Context {
             FieldKind::PacketData => Some(self.word(record::DATA).wrapping_sub(meta)),
             FieldKind::PacketEnd => Some(self.word(record::DATA_END).wrapping_sub(meta)),
             FieldKind::PacketMeta => Some(0),
+            FieldKind::Memory(_) | FieldKind::Socket { .. } => None,
             FieldKind::Scalar => {
                 self.record.slice().load((record::UAPI + found.offset) as usize, Size::from_bytes(found.size)?)
             }
@@ -330,7 +355,8 @@ impl Context {
     }
 
     /// The packet after the run, as `data_out` gives it: with metadata in front for XDP, with 14 zero bytes in place of
-    /// the Ethernet header for programs that see the packet from the network header on. Raw arguments: all of them.
+    /// the Ethernet header for programs that see the packet from the network header on. A flow dissector's keys. Where the
+    /// caller supplied the context: as many of its bytes as were given, addresses as zero.
     pub fn packet(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.packet_into(&mut out);
@@ -344,7 +370,8 @@ impl Context {
             out.resize(ETH_HLEN, 0);
         }
         let body = match self.kind {
-            Kind::Raw => self.record.slice().sub(record::UAPI as usize, self.raw_len),
+            Kind::Raw => return self.supplied_into(out),
+            Kind::Flow => return self.keys_into(out),
             Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 => self.packet_slice(),
         };
         if let Some(body) = body {
@@ -393,19 +420,19 @@ impl Context {
         super::legacy_load(self.record.slice(), self.buffer.slice(), off, size)
     }
 
-    fn desc(&self) -> &'static ContextDesc {
+    pub(super) fn desc(&self) -> &'static ContextDesc {
         describe(self.prog_type).map_or(&NO_CONTEXT, |d| d.context)
     }
     #[inline]
-    fn word(&self, at: u32) -> u64 {
+    pub(super) fn word(&self, at: u32) -> u64 {
         self.record.slice().load(at as usize, Size::DW).unwrap_or(0)
     }
     #[inline]
-    fn put(&mut self, at: u32, value: u64) {
+    pub(super) fn put(&mut self, at: u32, value: u64) {
         // `at` is one of the record's constants, all inside it.
         let _ = self.record.slice().store(at as usize, Size::DW, value);
     }
-    fn put_uapi(&mut self, offset: u32, size: Size, value: u64) {
+    pub(super) fn put_uapi(&mut self, offset: u32, size: Size, value: u64) {
         let _ = self.record.slice().store((record::UAPI + offset) as usize, size, value);
     }
     fn put_field(&mut self, name: &str, value: u64) {
@@ -444,13 +471,13 @@ fn every_field(kind: Kind, name: &str) -> Option<&'static super::Field> {
     let types: &[ProgType] = match kind {
         Kind::Xdp => &[ProgType::XDP],
         Kind::SkbL2 | Kind::SkbL3 => &[ProgType::SCHED_CLS, ProgType::CGROUP_SKB],
-        Kind::Raw => &[],
+        Kind::Flow | Kind::Raw => &[],
     };
-    types.iter().find_map(|t| describe(*t)?.context.field(name))
+    types.iter().flat_map(|t| variants(*t)).find_map(|desc| desc.context.field(name))
 }
 
 /// `cb[3]` → (`cb`, 3).
-fn split_index(field: &str) -> (&str, Option<u32>) {
+pub(super) fn split_index(field: &str) -> (&str, Option<u32>) {
     let split = field.strip_suffix(']').and_then(|f| f.split_once('['));
     match split.and_then(|(name, index)| Some((name, index.parse().ok()?))) {
         Some((name, index)) => (name, Some(index)),
@@ -458,7 +485,7 @@ fn split_index(field: &str) -> (&str, Option<u32>) {
     }
 }
 
-fn check_length(packet: &[u8], most: usize, what: &'static str) -> Result<(), ContextError> {
+pub(super) fn check_length(packet: &[u8], most: usize, what: &'static str) -> Result<(), ContextError> {
     let found = packet.len();
     if found < ETH_HLEN {
         return Err(ContextError::TooShort { found, wanted: ETH_HLEN, what: "an Ethernet header" });
@@ -470,7 +497,7 @@ fn check_length(packet: &[u8], most: usize, what: &'static str) -> Result<(), Co
 }
 
 /// The EtherType in host byte order, or the kernel's stand-ins for IEEE 802.3 lengths (`eth_type_trans`).
-fn protocol(packet: &[u8]) -> u16 {
+pub(super) fn protocol(packet: &[u8]) -> u16 {
     const ETH_P_802_3_MIN: u16 = 0x0600;
     const ETH_P_802_3: u16 = 1;
     const ETH_P_802_2: u16 = 4;

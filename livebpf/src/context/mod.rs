@@ -2,85 +2,31 @@
 //!
 //! A program sees the UAPI struct (`struct xdp_md`, `struct __sk_buff`); what R1 points to at run time is a
 //! [`record`]: packet pointers as 64-bit words, then the UAPI struct's scalars verbatim. The verifier checks an
-//! access against [`ContextDesc`] and notes where in the record it lands ([`Field::in_record`]).
+//! access against [`ContextDesc`] and notes where in the record it lands ([`Field::in_record`]). A program type is data
+//! ([`TypeDesc`]): to add one, describe its context beside the others, its helpers, and its row in [`describe_kind`].
 
 mod buffer;
 mod describe;
+mod field;
+mod helper_sets;
+mod packets;
+mod sockets;
+mod supplied;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 pub use buffer::{
     Context, ContextError, ETH_HLEN, HEADROOM, SKB_MAX_PACKET, XDP_FRAME, XDP_HEAD_RESERVE, XDP_MAX_META,
     XDP_MAX_PACKET, XDP_TAIL_RESERVE,
 };
 pub use describe::{describe, describe_kind};
+pub use field::{Field, FieldKind, Narrow, Region, SocketView};
 
+use crate::helper::HelperSet;
 use crate::insn::Size;
 use crate::map::cell::Slice;
 use crate::object::ProgType;
-
-/// What a field holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FieldKind {
-    /// A number, stored verbatim.
-    Scalar,
-    /// Start of the packet.
-    PacketData,
-    /// One past the packet's last byte.
-    PacketEnd,
-    /// Start of the metadata in front of the packet.
-    PacketMeta,
-}
-
-/// One field of a UAPI context struct. Bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Field {
-    /// UAPI name, for instance `ingress_ifindex`.
-    pub name: &'static str,
-    /// Offset in the UAPI struct.
-    pub offset: u32,
-    /// Bytes.
-    pub size: u32,
-    /// What it holds.
-    pub kind: FieldKind,
-    /// Programs may write it; the whole field at once, unless `any_size`.
-    pub writable: bool,
-    /// Narrower reads at any aligned offset inside it are allowed. Sign-extending ones are not allowed where `kind` is
-    /// a packet pointer.
-    pub narrow: bool,
-    /// Reads, and writes where `writable`, of any size at any aligned offset that stay inside it (`cb`).
-    pub any_size: bool,
-    /// Bytes that a write of the whole field keeps; less than `size` where the kernel's own field is smaller
-    /// (`tc_index`, `tc_classid`, `queue_mapping`).
-    pub stored: u32,
-}
-
-impl Field {
-    /// Where an access at `off` bytes into the *UAPI struct* lands in the record, `None` where this field does not
-    /// allow it (kernel: `*_is_valid_access`, `bpf_ctx_narrow_access_ok`).
-    pub fn in_record(&self, off: u32, size: Size, write: bool) -> Option<RecordAccess> {
-        let bytes = size.bytes();
-        let inside = off >= self.offset && off.checked_add(bytes)? <= self.offset + self.size;
-        if !inside || !off.is_multiple_of(bytes) || (write && !self.writable) {
-            return None;
-        }
-        let whole = off == self.offset && bytes == self.size;
-        let part = self.any_size || (self.narrow && !write);
-        if !whole && !part {
-            return None;
-        }
-        match self.kind {
-            FieldKind::Scalar if write && whole && !self.any_size => {
-                let size = Size::from_bytes(self.stored)?;
-                Some(RecordAccess { offset: record::UAPI + off, size })
-            }
-            FieldKind::Scalar => Some(RecordAccess { offset: record::UAPI + off, size }),
-            FieldKind::PacketData => Some(RecordAccess { offset: record::DATA, size: Size::DW }),
-            FieldKind::PacketEnd => Some(RecordAccess { offset: record::DATA_END, size: Size::DW }),
-            FieldKind::PacketMeta => Some(RecordAccess { offset: record::DATA_META, size: Size::DW }),
-        }
-    }
-}
 
 /// A context struct.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +57,19 @@ impl ContextDesc {
     }
 }
 
+/// What programs of a type may do with the packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Packet {
+    /// They see none.
+    None,
+    /// They may read it themselves, but not have helpers read it.
+    Look,
+    /// They and helpers may read it.
+    Read,
+    /// They and helpers may also write it.
+    Write,
+}
+
 /// A program type: its context, helpers and return range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TypeDesc {
@@ -118,14 +77,12 @@ pub struct TypeDesc {
     pub prog_type: ProgType,
     /// Its context.
     pub context: &'static ContextDesc,
-    /// Packet bytes may be read through `data` pointers.
-    pub packet_read: bool,
-    /// And written.
-    pub packet_write: bool,
-    /// Numbers of the helpers it may call besides those every type may.
-    pub helpers: &'static [u32],
+    /// What is allowed with packet bytes, through `data` pointers.
+    pub packet: Packet,
+    /// The kernel's helpers that it may call; those of the embedder are allowed everywhere.
+    pub helpers: HelperSet,
     /// Allowed return values, inclusive, where the kernel limits them.
-    pub returns: Option<(u32, u32)>,
+    pub returns: Option<(i32, i32)>,
 }
 
 /// Where an access of a context field lands in the record.
@@ -138,7 +95,8 @@ pub struct RecordAccess {
 }
 
 pub mod record {
-    //! Layout of the record that R1 points to at run time, in bytes. It is `SIZE` bytes long and 8-aligned.
+    //! Layout of the record that R1 points to at run time, in bytes. It is 8-aligned, and at least `SIZE` bytes long:
+    //! `UAPI` and the UAPI struct.
 
     /// u64: address of the packet's first byte.
     pub const DATA: u32 = 0;
@@ -152,14 +110,14 @@ pub mod record {
     pub const BUF_END: u32 = 32;
     /// u64: lowest address that `data_meta` has had; whoever moves `data_meta` down keeps it (what lies below is zero).
     pub const LOW: u32 = 40;
-    /// The UAPI struct's scalars, at their UAPI offsets from here.
-    pub const UAPI: u32 = 48;
     /// u64: address of the Ethernet header as it was at the start.
-    pub const MAC: u32 = 240;
+    pub const MAC: u32 = 48;
     /// u64: address of the network header as it was at the start.
-    pub const NETWORK: u32 = 248;
-    /// Bytes of the whole record.
-    pub const SIZE: u32 = 256;
+    pub const NETWORK: u32 = 56;
+    /// The UAPI struct at its own offsets from here: numbers verbatim, addresses other than the packet's as 64-bit words.
+    pub const UAPI: u32 = 64;
+    /// Bytes of the record of a packet, and the least of any.
+    pub const SIZE: u32 = UAPI + 192;
 }
 
 /// What the legacy packet loads (`LD_ABS`, `LD_IND`) read at `off`, converted from network to host byte order; `None`

@@ -74,7 +74,9 @@ fn packets_too_short_or_too_long_are_refused() {
     assert!(message(Context::xdp(&[0; 13])).contains("wanted at least 14"));
     assert!(Context::xdp(&[0; 3520]).is_ok());
     assert!(message(Context::xdp(&[0; 3521])).contains("wanted at most 3520 for XDP"));
-    assert!(message(Context::raw(&[0; 193])).contains("wanted at most 192"));
+    assert!(message(Context::raw(&[0; 32_777])).contains("wanted at most 32776"));
+    assert!(message(Context::for_type(ProgType::CGROUP_DEVICE, &[0; 13])).contains("wanted at most 12"));
+    assert!(message(Context::for_type(ProgType::TRACING, &[])).contains("tracing: it is not supported"));
     assert!(message(Context::skb(ProgType::XDP, &[0; 64])).contains("takes no packet"));
 }
 
@@ -146,7 +148,7 @@ fn a_reset_context_is_like_a_new_one() {
     let state = |context: &Context| {
         let word =
             |at: u32| context.record().load(at as usize, Size::DW).unwrap().wrapping_sub(context.buffer().addr());
-        let pointers: Vec<u64> = [0, 8, 16, 24, 32, 40, 240, 248].into_iter().map(word).collect();
+        let pointers: Vec<u64> = (0..record::UAPI).step_by(8).map(word).collect();
         let scalars = context.record().sub(record::UAPI as usize, 192).unwrap().to_vec();
         (pointers, scalars, context.buffer().sub(0, HEADROOM).unwrap().to_vec(), context.packet())
     };
@@ -165,6 +167,89 @@ fn a_reset_context_is_like_a_new_one() {
     let mut grown = Context::skb(ProgType::SCHED_CLS, &tcp()).unwrap();
     grown.reset(&[1; 60_000]).unwrap();
     assert_eq!((grown.packet_len(), grown.packet()), (60_000, vec![1; 60_000]));
+}
+
+#[test]
+fn fields_of_every_context_ascend_and_fit_the_struct() {
+    for desc in (0..40).flat_map(|n| super::describe::variants(ProgType(n))) {
+        let mut end = 0;
+        for field in desc.context.fields {
+            assert!(field.offset >= end, "{} of {}", field.name, desc.context.name);
+            assert!(Size::from_bytes(field.stored).is_some() || field.unit < field.size);
+            assert!(Size::from_bytes(field.unit).is_some() && field.size.is_multiple_of(field.unit));
+            end = field.offset + field.size;
+        }
+        assert!(end <= desc.context.size);
+        let context = Context::for_type(desc.prog_type, &[0; 14]).or_else(|_| Context::for_type(desc.prog_type, &[]));
+        assert!(context.unwrap().record().len() >= (record::UAPI + desc.context.size) as usize);
+    }
+}
+
+#[test]
+fn where_accesses_land_in_the_record() {
+    let place = |prog_type, off, size, write| {
+        describe(prog_type).unwrap().context.access(off, size, write).map(|(_, at)| (at.offset, at.size))
+    };
+    assert_eq!(place(ProgType::XDP, 0, Size::W, false), Some((record::DATA, Size::DW)));
+    assert_eq!(place(ProgType::XDP, 4, Size::W, false), Some((record::DATA_END, Size::DW)));
+    assert_eq!(place(ProgType::XDP, 8, Size::W, false), Some((record::DATA_META, Size::DW)));
+    assert_eq!(place(ProgType::XDP, 16, Size::W, false), Some((record::UAPI + 16, Size::W)));
+    let (classid, flow_keys) = (72, 144);
+    assert_eq!(place(ProgType::SCHED_CLS, classid, Size::W, true), Some((record::UAPI + classid, Size::H)));
+    assert_eq!(place(ProgType::SCHED_CLS, classid, Size::W, false), Some((record::UAPI + classid, Size::W)));
+    assert_eq!(place(ProgType::SCHED_CLS, u32::MAX - 3, Size::W, false), None);
+    let keys = Some((record::UAPI + flow_keys, Size::DW));
+    assert_eq!(place(ProgType::FLOW_DISSECTOR, flow_keys, Size::DW, false), keys);
+    assert_eq!(place(ProgType::TRACEPOINT, 8184, Size::DW, false), Some((record::UAPI + 8184, Size::DW)));
+    assert_eq!(place(ProgType::TRACEPOINT, 8188, Size::DW, false), None);
+}
+
+#[test]
+fn supplied_contexts_are_the_callers_bytes() {
+    let mut regs = Context::for_type(ProgType::KPROBE, &7u64.to_le_bytes()).unwrap();
+    regs.set("di", 0x1234_5678_9abc).unwrap();
+    assert_eq!(get(&regs, &["r15", "di", "sp"]), [7, 0x1234_5678_9abc, 0]);
+    assert_eq!(regs.packet().len(), 15 * 8, "up to the last byte that was given");
+    let mut addr = Context::for_type(ProgType::CGROUP_SOCK_ADDR, &[1; 72]).unwrap();
+    addr.set("user_ip6[3]", 9).unwrap();
+    assert_eq!(get(&addr, &["user_ip4", "user_ip6[2]", "user_ip6[3]"]), [0x0101_0101, 0x0101_0101, 9]);
+    assert_eq!((addr.get("sk"), addr.get("user_ip6[4]"), addr.get("user_ip6")), (None, None, None));
+    assert_eq!(addr.packet()[60..], [&[1; 4][..], &[0; 8]].concat(), "addresses are not told");
+    assert_eq!(addr.memory().len(), 80);
+    let mut args = Context::for_type(ProgType::RAW_TRACEPOINT, &[]).unwrap();
+    args.set("args[11]", u64::MAX).unwrap();
+    assert_eq!(get(&args, &["args[11]", "args[0]"]), [u64::MAX, 0]);
+    assert!(args.set("args[12]", 0).unwrap_err().to_string().contains("has no field args[12]"));
+    assert!(addr.set("user_port", 1 << 32).unwrap_err().to_string().contains("found 4294967296 for user_port"));
+}
+
+#[test]
+fn data_beside_a_supplied_context() {
+    let mut option = Context::for_type(ProgType::CGROUP_SOCKOPT, &[9; 40]).unwrap();
+    assert_eq!((option.data(), option.packet_slice().unwrap().len()), (vec![], 0));
+    option.set_data(&[5; 12]).unwrap();
+    assert_eq!((option.data(), option.get("optlen"), option.get("level")), (vec![5; 12], Some(12), Some(0x0909_0909)));
+    option.reset(&[]).unwrap();
+    assert_eq!((option.data(), option.get("optlen")), (vec![], Some(0)));
+    for prog_type in [ProgType::XDP, ProgType::FLOW_DISSECTOR, ProgType::KPROBE] {
+        let mut context = Context::for_type(prog_type, &[0; 14]).unwrap();
+        assert_eq!(context.set_data(&[1]), Err(ContextError::NoPacket(prog_type)));
+    }
+}
+
+#[test]
+fn flow_keys_start_as_a_test_run_starts_them() {
+    let mut flow = Context::for_type(ProgType::FLOW_DISSECTOR, &tcp()).unwrap();
+    assert_eq!(flow.packet_slice().unwrap().to_vec(), tcp(), "from the Ethernet header on");
+    let mut keys = vec![0; 56];
+    (keys[0], keys[2], keys[10]) = (14, 14, 8);
+    assert_eq!(flow.packet(), keys);
+    flow.memory().sub(0, 4).unwrap().write(&[3, 0, 99, 0]);
+    assert_eq!(flow.packet()[..4], [14, 0, 54, 0], "offsets stay in the packet");
+    flow.set("flags", 2).unwrap();
+    assert_eq!(flow.get("flags"), Some(2));
+    flow.reset(&tcp()).unwrap();
+    assert_eq!(flow.packet(), keys);
 }
 
 #[test]

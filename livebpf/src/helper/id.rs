@@ -6,7 +6,7 @@ macro_rules! helpers {
         $(#[allow(missing_docs)] pub const $constant: u32 = $number;)*
 
         /// The kernel's name of helper `id`, without `bpf_`; `None` for a number that it does not know.
-        pub fn name(id: u32) -> Option<&'static str> {
+        pub const fn name(id: u32) -> Option<&'static str> {
             match id {
                 $($number => Some($name),)*
                 _ => None,

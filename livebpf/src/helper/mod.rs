@@ -5,7 +5,9 @@
 
 mod builtin;
 pub mod id;
-pub mod sets;
+mod sets;
+
+pub use sets::HelperSet;
 
 use std::collections::BTreeMap;
 

@@ -1,584 +1,89 @@
-//! Which program types may call which helpers: what Linux 6.18 answers to a program of each type that calls each helper
-//! (`bpf_base_func_proto`, `*_func_proto`). Also names helpers that livebpf does not provide: those are refused as
-//! unsupported, the others as the kernel refuses them.
+//! Sets of the kernel's helpers, by name.
+//!
+//! A set may hold helpers that livebpf does not provide: what a program type may call is told apart from what there is.
+//! Which type has which is in `context::helper_sets`.
 
-use super::id::*;
-use crate::object::ProgType;
+use super::id;
 
-/// What every program type may call.
-pub const BASE: &[u32] = &[
-    MAP_LOOKUP_ELEM,
-    MAP_UPDATE_ELEM,
-    MAP_DELETE_ELEM,
-    KTIME_GET_NS,
-    TRACE_PRINTK,
-    GET_PRANDOM_U32,
-    GET_SMP_PROCESSOR_ID,
-    TAIL_CALL,
-    GET_CURRENT_PID_TGID,
-    GET_CURRENT_UID_GID,
-    GET_CURRENT_COMM,
-    GET_CGROUP_CLASSID,
-    PERF_EVENT_READ,
-    GET_CURRENT_TASK,
-    CURRENT_TASK_UNDER_CGROUP,
-    GET_NUMA_NODE_ID,
-    PERF_EVENT_READ_VALUE,
-    GET_CURRENT_CGROUP_ID,
-    MAP_PUSH_ELEM,
-    MAP_POP_ELEM,
-    MAP_PEEK_ELEM,
-    SPIN_LOCK,
-    SPIN_UNLOCK,
-    STRTOL,
-    STRTOUL,
-    SEND_SIGNAL,
-    PROBE_READ_USER,
-    PROBE_READ_KERNEL,
-    PROBE_READ_USER_STR,
-    PROBE_READ_KERNEL_STR,
-    SEND_SIGNAL_THREAD,
-    JIFFIES64,
-    GET_NS_CURRENT_PID_TGID,
-    GET_CURRENT_ANCESTOR_CGROUP_ID,
-    KTIME_GET_BOOT_NS,
-    RINGBUF_OUTPUT,
-    RINGBUF_RESERVE,
-    RINGBUF_SUBMIT,
-    RINGBUF_DISCARD,
-    RINGBUF_QUERY,
-    GET_TASK_STACK,
-    COPY_FROM_USER,
-    SNPRINTF_BTF,
-    PER_CPU_PTR,
-    THIS_CPU_PTR,
-    TASK_STORAGE_GET,
-    TASK_STORAGE_DELETE,
-    GET_CURRENT_TASK_BTF,
-    FOR_EACH_MAP_ELEM,
-    SNPRINTF,
-    TIMER_INIT,
-    TIMER_SET_CALLBACK,
-    TIMER_START,
-    TIMER_CANCEL,
-    TASK_PT_REGS,
-    GET_BRANCH_SNAPSHOT,
-    TRACE_VPRINTK,
-    FIND_VMA,
-    LOOP,
-    STRNCMP,
-    COPY_FROM_USER_TASK,
-    KPTR_XCHG,
-    MAP_LOOKUP_PERCPU_ELEM,
-    DYNPTR_FROM_MEM,
-    RINGBUF_RESERVE_DYNPTR,
-    RINGBUF_SUBMIT_DYNPTR,
-    RINGBUF_DISCARD_DYNPTR,
-    DYNPTR_READ,
-    DYNPTR_WRITE,
-    DYNPTR_DATA,
-    KTIME_GET_TAI_NS,
-    USER_RINGBUF_DRAIN,
-    CGRP_STORAGE_GET,
-    CGRP_STORAGE_DELETE,
-];
+/// One past the last number.
+const COUNT: u32 = 212;
 
-/// Socket filters. Besides [`BASE`].
-pub const SOCKET_FILTER: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    GET_SOCKET_COOKIE,
-    GET_SOCKET_UID,
-    SKB_LOAD_BYTES_RELATIVE,
-    GET_NETNS_COOKIE,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
+/// Some of the kernel's helpers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HelperSet([u64; 4]);
 
-/// Traffic control: classifiers and actions. Besides [`BASE`].
-pub const SCHED: &[u32] = &[
-    SKB_STORE_BYTES,
-    L3_CSUM_REPLACE,
-    L4_CSUM_REPLACE,
-    CLONE_REDIRECT,
-    SKB_VLAN_PUSH,
-    SKB_VLAN_POP,
-    SKB_GET_TUNNEL_KEY,
-    SKB_SET_TUNNEL_KEY,
-    REDIRECT,
-    GET_ROUTE_REALM,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    CSUM_DIFF,
-    SKB_GET_TUNNEL_OPT,
-    SKB_SET_TUNNEL_OPT,
-    SKB_CHANGE_PROTO,
-    SKB_CHANGE_TYPE,
-    SKB_UNDER_CGROUP,
-    GET_HASH_RECALC,
-    SKB_CHANGE_TAIL,
-    SKB_PULL_DATA,
-    CSUM_UPDATE,
-    SET_HASH_INVALID,
-    SKB_CHANGE_HEAD,
-    GET_SOCKET_COOKIE,
-    GET_SOCKET_UID,
-    SET_HASH,
-    SKB_ADJUST_ROOM,
-    SKB_GET_XFRM_STATE,
-    SKB_LOAD_BYTES_RELATIVE,
-    FIB_LOOKUP,
-    SKB_CGROUP_ID,
-    SKB_ANCESTOR_CGROUP_ID,
-    SK_LOOKUP_TCP,
-    SK_LOOKUP_UDP,
-    SK_RELEASE,
-    SK_FULLSOCK,
-    TCP_SOCK,
-    SKB_ECN_SET_CE,
-    GET_LISTENER_SOCK,
-    SKC_LOOKUP_TCP,
-    TCP_CHECK_SYNCOOKIE,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    TCP_GEN_SYNCOOKIE,
-    GET_NETNS_COOKIE,
-    SK_ASSIGN,
-    CSUM_LEVEL,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    SKB_CGROUP_CLASSID,
-    REDIRECT_NEIGH,
-    REDIRECT_PEER,
-    KTIME_GET_COARSE_NS,
-    CHECK_MTU,
-    SKC_TO_UNIX_SOCK,
-    SKB_SET_TSTAMP,
-    SKC_TO_MPTCP_SOCK,
-    TCP_RAW_GEN_SYNCOOKIE_IPV4,
-    TCP_RAW_GEN_SYNCOOKIE_IPV6,
-    TCP_RAW_CHECK_SYNCOOKIE_IPV4,
-    TCP_RAW_CHECK_SYNCOOKIE_IPV6,
-];
+impl HelperSet {
+    /// No helper.
+    pub const EMPTY: HelperSet = HelperSet([0; 4]);
 
-/// XDP. Besides [`BASE`].
-pub const XDP: &[u32] = &[
-    REDIRECT,
-    PERF_EVENT_OUTPUT,
-    CSUM_DIFF,
-    XDP_ADJUST_HEAD,
-    REDIRECT_MAP,
-    XDP_ADJUST_META,
-    XDP_ADJUST_TAIL,
-    FIB_LOOKUP,
-    SK_LOOKUP_TCP,
-    SK_LOOKUP_UDP,
-    SK_RELEASE,
-    SKC_LOOKUP_TCP,
-    TCP_CHECK_SYNCOOKIE,
-    TCP_GEN_SYNCOOKIE,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    CHECK_MTU,
-    SKC_TO_UNIX_SOCK,
-    XDP_GET_BUFF_LEN,
-    XDP_LOAD_BYTES,
-    XDP_STORE_BYTES,
-    SKC_TO_MPTCP_SOCK,
-    TCP_RAW_GEN_SYNCOOKIE_IPV4,
-    TCP_RAW_GEN_SYNCOOKIE_IPV6,
-    TCP_RAW_CHECK_SYNCOOKIE_IPV4,
-    TCP_RAW_CHECK_SYNCOOKIE_IPV6,
-];
-
-/// Probes, tracepoints and raw tracepoints. Besides [`BASE`].
-pub const TRACING: &[u32] =
-    &[PROBE_READ, PERF_EVENT_OUTPUT, GET_STACKID, PROBE_READ_STR, GET_STACK, GET_FUNC_IP, GET_ATTACH_COOKIE];
-
-/// Perf events. Besides [`BASE`].
-pub const PERF_EVENT: &[u32] = &[
-    PROBE_READ,
-    PERF_EVENT_OUTPUT,
-    GET_STACKID,
-    PROBE_READ_STR,
-    PERF_PROG_READ_VALUE,
-    GET_STACK,
-    READ_BRANCH_RECORDS,
-    GET_FUNC_IP,
-    GET_ATTACH_COOKIE,
-];
-
-/// Packets of a control group. Besides [`BASE`].
-pub const CGROUP_SKB: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    GET_SOCKET_COOKIE,
-    GET_SOCKET_UID,
-    SKB_LOAD_BYTES_RELATIVE,
-    SKB_CGROUP_ID,
-    GET_LOCAL_STORAGE,
-    SKB_ANCESTOR_CGROUP_ID,
-    SK_LOOKUP_TCP,
-    SK_LOOKUP_UDP,
-    SK_RELEASE,
-    SK_FULLSOCK,
-    TCP_SOCK,
-    SKB_ECN_SET_CE,
-    GET_LISTENER_SOCK,
-    SKC_LOOKUP_TCP,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    GET_NETNS_COOKIE,
-    SK_CGROUP_ID,
-    SK_ANCESTOR_CGROUP_ID,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Sockets of a control group. Besides [`BASE`].
-pub const CGROUP_SOCK: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    GET_SOCKET_COOKIE,
-    GET_LOCAL_STORAGE,
-    SK_STORAGE_GET,
-    GET_NETNS_COOKIE,
-    KTIME_GET_COARSE_NS,
-    GET_RETVAL,
-    SET_RETVAL,
-];
-
-/// Addresses of sockets of a control group. Besides [`BASE`].
-pub const CGROUP_SOCK_ADDR: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    GET_SOCKET_COOKIE,
-    SETSOCKOPT,
-    GETSOCKOPT,
-    GET_LOCAL_STORAGE,
-    SK_LOOKUP_TCP,
-    SK_LOOKUP_UDP,
-    SK_RELEASE,
-    SKC_LOOKUP_TCP,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    GET_NETNS_COOKIE,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    GET_RETVAL,
-    SET_RETVAL,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Devices of a control group. Besides [`BASE`].
-pub const CGROUP_DEVICE: &[u32] = &[PERF_EVENT_OUTPUT, GET_LOCAL_STORAGE, GET_RETVAL, SET_RETVAL];
-
-/// System controls of a control group. Besides [`BASE`].
-pub const CGROUP_SYSCTL: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    GET_LOCAL_STORAGE,
-    SYSCTL_GET_NAME,
-    SYSCTL_GET_CURRENT_VALUE,
-    SYSCTL_GET_NEW_VALUE,
-    SYSCTL_SET_NEW_VALUE,
-    KTIME_GET_COARSE_NS,
-    GET_RETVAL,
-    SET_RETVAL,
-];
-
-/// Socket options of a control group. Besides [`BASE`].
-pub const CGROUP_SOCKOPT: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    GET_LOCAL_STORAGE,
-    TCP_SOCK,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    GET_NETNS_COOKIE,
-    GET_RETVAL,
-    SET_RETVAL,
-];
-
-/// Socket operations. Besides [`BASE`].
-pub const SOCK_OPS: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    GET_SOCKET_COOKIE,
-    SETSOCKOPT,
-    SOCK_MAP_UPDATE,
-    GETSOCKOPT,
-    SOCK_OPS_CB_FLAGS_SET,
-    SOCK_HASH_UPDATE,
-    GET_LOCAL_STORAGE,
-    TCP_SOCK,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    GET_NETNS_COOKIE,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    LOAD_HDR_OPT,
-    STORE_HDR_OPT,
-    RESERVE_HDR_OPT,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Stream parsers. Besides [`BASE`].
-pub const SK_SKB: &[u32] = &[
-    SKB_STORE_BYTES,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    SKB_CHANGE_TAIL,
-    SKB_PULL_DATA,
-    SKB_CHANGE_HEAD,
-    GET_SOCKET_COOKIE,
-    GET_SOCKET_UID,
-    SKB_ADJUST_ROOM,
-    SK_REDIRECT_MAP,
-    SK_REDIRECT_HASH,
-    SK_LOOKUP_TCP,
-    SK_LOOKUP_UDP,
-    SK_RELEASE,
-    SKC_LOOKUP_TCP,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Messages of sockets. Besides [`BASE`].
-pub const SK_MSG: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    MSG_REDIRECT_MAP,
-    MSG_APPLY_BYTES,
-    MSG_CORK_BYTES,
-    MSG_PULL_DATA,
-    MSG_REDIRECT_HASH,
-    MSG_PUSH_DATA,
-    MSG_POP_DATA,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    GET_NETNS_COOKIE,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Socket lookup. Besides [`BASE`].
-pub const SK_LOOKUP: &[u32] = &[
-    PERF_EVENT_OUTPUT,
-    SK_RELEASE,
-    SK_ASSIGN,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Choice among sockets of one port. Besides [`BASE`].
-pub const SK_REUSEPORT: &[u32] =
-    &[SKB_LOAD_BYTES, GET_SOCKET_COOKIE, SKB_LOAD_BYTES_RELATIVE, SK_SELECT_REUSEPORT, KTIME_GET_COARSE_NS];
-
-/// Flow dissectors. Besides [`BASE`].
-pub const FLOW_DISSECTOR: &[u32] = &[
-    SKB_LOAD_BYTES,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Lightweight tunnels, input. Besides [`BASE`].
-pub const LWT_IN: &[u32] = &[
-    GET_ROUTE_REALM,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    CSUM_DIFF,
-    SKB_UNDER_CGROUP,
-    GET_HASH_RECALC,
-    SKB_PULL_DATA,
-    LWT_PUSH_ENCAP,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Lightweight tunnels, output. Besides [`BASE`].
-pub const LWT_OUT: &[u32] = &[
-    GET_ROUTE_REALM,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    CSUM_DIFF,
-    SKB_UNDER_CGROUP,
-    GET_HASH_RECALC,
-    SKB_PULL_DATA,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Lightweight tunnels, transmission. Besides [`BASE`].
-pub const LWT_XMIT: &[u32] = &[
-    SKB_STORE_BYTES,
-    L3_CSUM_REPLACE,
-    L4_CSUM_REPLACE,
-    CLONE_REDIRECT,
-    SKB_GET_TUNNEL_KEY,
-    SKB_SET_TUNNEL_KEY,
-    REDIRECT,
-    GET_ROUTE_REALM,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    CSUM_DIFF,
-    SKB_GET_TUNNEL_OPT,
-    SKB_SET_TUNNEL_OPT,
-    SKB_UNDER_CGROUP,
-    GET_HASH_RECALC,
-    SKB_CHANGE_TAIL,
-    SKB_PULL_DATA,
-    CSUM_UPDATE,
-    SET_HASH_INVALID,
-    SKB_CHANGE_HEAD,
-    LWT_PUSH_ENCAP,
-    CSUM_LEVEL,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Segment routing. Besides [`BASE`].
-pub const LWT_SEG6LOCAL: &[u32] = &[
-    GET_ROUTE_REALM,
-    PERF_EVENT_OUTPUT,
-    SKB_LOAD_BYTES,
-    CSUM_DIFF,
-    SKB_UNDER_CGROUP,
-    GET_HASH_RECALC,
-    SKB_PULL_DATA,
-    LWT_SEG6_STORE_BYTES,
-    LWT_SEG6_ADJUST_SRH,
-    LWT_SEG6_ACTION,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    KTIME_GET_COARSE_NS,
-    SKC_TO_UNIX_SOCK,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// Programs that are run by a system call. Besides [`BASE`]. Without those that take a pointer of the kernel there, and a context
-/// elsewhere (`get_socket_cookie`, `xdp_get_buff_len`).
-pub const SYSCALL: &[u32] = &[
-    PROBE_READ,
-    PERF_EVENT_OUTPUT,
-    GET_STACKID,
-    PROBE_READ_STR,
-    GET_STACK,
-    SK_STORAGE_GET,
-    SK_STORAGE_DELETE,
-    SKB_OUTPUT,
-    XDP_OUTPUT,
-    SKC_TO_TCP6_SOCK,
-    SKC_TO_TCP_SOCK,
-    SKC_TO_TCP_TIMEWAIT_SOCK,
-    SKC_TO_TCP_REQUEST_SOCK,
-    SKC_TO_UDP6_SOCK,
-    D_PATH,
-    SOCK_FROM_FILE,
-    SYS_BPF,
-    BTF_FIND_BY_NAME_KIND,
-    SYS_CLOSE,
-    GET_FUNC_IP,
-    SKC_TO_UNIX_SOCK,
-    KALLSYMS_LOOKUP_NAME,
-    SKC_TO_MPTCP_SOCK,
-];
-
-/// What programs of type `prog_type` may call besides [`BASE`].
-pub const fn of(prog_type: ProgType) -> &'static [u32] {
-    match prog_type {
-        ProgType::SOCKET_FILTER => SOCKET_FILTER,
-        ProgType::KPROBE | ProgType::TRACEPOINT | ProgType::RAW_TRACEPOINT | ProgType::RAW_TRACEPOINT_WRITABLE => {
-            TRACING
+    /// The helpers with these names, one space between two. A name that does not exist ends compilation.
+    pub const fn named(list: &str) -> HelperSet {
+        let (list, mut set) = (list.as_bytes(), HelperSet::EMPTY);
+        let mut start = 0;
+        while start < list.len() {
+            let mut end = start;
+            while end < list.len() && list[end] != b' ' {
+                end += 1;
+            }
+            let id = number_of(list, start, end);
+            set.0[id / 64] |= 1 << (id % 64);
+            start = end + 1;
         }
-        ProgType::SCHED_CLS | ProgType::SCHED_ACT => SCHED,
-        ProgType::XDP => XDP,
-        ProgType::PERF_EVENT => PERF_EVENT,
-        ProgType::CGROUP_SKB => CGROUP_SKB,
-        ProgType::CGROUP_SOCK => CGROUP_SOCK,
-        ProgType::LWT_IN => LWT_IN,
-        ProgType::LWT_OUT => LWT_OUT,
-        ProgType::LWT_XMIT => LWT_XMIT,
-        ProgType::LWT_SEG6LOCAL => LWT_SEG6LOCAL,
-        ProgType::SOCK_OPS => SOCK_OPS,
-        ProgType::SK_SKB => SK_SKB,
-        ProgType::SK_MSG => SK_MSG,
-        ProgType::SK_LOOKUP => SK_LOOKUP,
-        ProgType::SK_REUSEPORT => SK_REUSEPORT,
-        ProgType::CGROUP_DEVICE => CGROUP_DEVICE,
-        ProgType::CGROUP_SOCK_ADDR => CGROUP_SOCK_ADDR,
-        ProgType::CGROUP_SYSCTL => CGROUP_SYSCTL,
-        ProgType::CGROUP_SOCKOPT => CGROUP_SOCKOPT,
-        ProgType::FLOW_DISSECTOR => FLOW_DISSECTOR,
-        ProgType::SYSCALL => SYSCALL,
-        _ => &[],
+        set
+    }
+    /// What is in either.
+    pub const fn and(self, other: HelperSet) -> HelperSet {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        HelperSet([a | e, b | f, c | g, d | h])
+    }
+    /// Whether helper `id` is in it. Embedders' helpers are in no set.
+    pub fn contains(&self, id: u32) -> bool {
+        self.0.get(id as usize / 64).is_some_and(|word| word & 1 << (id % 64) != 0)
+    }
+    /// The numbers of all in it, ascending.
+    pub fn ids(self) -> impl Iterator<Item = u32> {
+        (0..256).filter(move |id| self.contains(*id))
+    }
+}
+
+/// The number of the helper whose name is `list[start..end]`.
+const fn number_of(list: &[u8], start: usize, end: usize) -> usize {
+    let mut number = 1;
+    while number < COUNT {
+        let name = match id::name(number) {
+            Some(name) => name.as_bytes(),
+            None => &[],
+        };
+        let mut same = 0;
+        while name.len() == end - start && same < name.len() && name[same] == list[start + same] {
+            same += 1;
+        }
+        if same == end - start {
+            return number as usize;
+        }
+        number += 1;
+    }
+    panic!("no helper has this name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helper::Table;
+
+    #[test]
+    fn numbers_and_names_belong_together() {
+        assert_eq!((id::name(0), id::name(COUNT - 1), id::name(COUNT)), (None, Some("cgrp_storage_delete"), None));
+        for proto in Table::builtin().iter() {
+            assert_eq!(id::name(proto.id), Some(proto.name.as_str()));
+        }
+    }
+
+    #[test]
+    fn sets() {
+        let set = HelperSet::named("tail_call").and(HelperSet::named("xdp_adjust_head cgrp_storage_delete"));
+        assert_eq!(set.ids().collect::<Vec<_>>(), [id::TAIL_CALL, id::XDP_ADJUST_HEAD, 211]);
+        assert!(!set.contains(1) && !set.contains(0) && !set.contains(u32::MAX) && !set.contains(0x1_0000 + 12));
+        assert_eq!(HelperSet::named(""), HelperSet::EMPTY);
     }
 }

@@ -2,7 +2,7 @@
 //! caller declared. Every access is looked up here by its address; nothing is remembered from the verifier.
 
 use super::Executable;
-use crate::context::{Context, FieldKind, describe_kind};
+use crate::context::{Context, FieldKind, Packet, describe_kind};
 use crate::insn::Size;
 use crate::interp::FaultKind;
 use crate::map::cell::{Bytes, Slice};
@@ -69,6 +69,9 @@ impl Memory<'_> {
         if let Some(found) = self.packet(exe, addr, len, write) {
             return Some(found);
         }
+        if let Some(found) = self.context.and_then(|c| find_in(c.memory(), addr, len)) {
+            return Some(found).filter(|_| !write || self.context.is_some_and(Context::memory_is_writable));
+        }
         let allowed = |map: &&std::sync::Arc<crate::map::Map>| {
             if write { map.programs_may_write() } else { map.programs_may_read() }
         };
@@ -80,8 +83,8 @@ impl Memory<'_> {
     }
 
     fn packet(&self, exe: &Executable, addr: u64, len: usize, write: bool) -> Option<Slice<'_>> {
-        let may =
-            describe_kind(&exe.program().kind).is_some_and(|d| if write { d.packet_write } else { d.packet_read });
+        let may = describe_kind(&exe.program().kind)
+            .is_some_and(|d| if write { d.packet == Packet::Write } else { d.packet != Packet::None });
         find_in(self.context.filter(|_| may)?.packet_slice()?, addr, len)
     }
 

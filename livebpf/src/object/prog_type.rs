@@ -99,6 +99,40 @@ impl std::fmt::Display for ProgType {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AttachType(pub u32);
 
+#[allow(missing_docs)]
+impl AttachType {
+    pub const CGROUP_INET_EGRESS: AttachType = AttachType(1);
+    pub const CGROUP_INET4_BIND: AttachType = AttachType(8);
+    pub const CGROUP_INET6_BIND: AttachType = AttachType(9);
+    pub const CGROUP_INET4_CONNECT: AttachType = AttachType(10);
+    pub const CGROUP_INET6_CONNECT: AttachType = AttachType(11);
+    pub const CGROUP_INET4_POST_BIND: AttachType = AttachType(12);
+    pub const CGROUP_INET6_POST_BIND: AttachType = AttachType(13);
+    pub const CGROUP_UDP4_SENDMSG: AttachType = AttachType(14);
+    pub const CGROUP_UDP6_SENDMSG: AttachType = AttachType(15);
+    pub const CGROUP_UDP4_RECVMSG: AttachType = AttachType(19);
+    pub const CGROUP_UDP6_RECVMSG: AttachType = AttachType(20);
+    pub const CGROUP_GETSOCKOPT: AttachType = AttachType(21);
+    pub const CGROUP_SETSOCKOPT: AttachType = AttachType(22);
+    pub const CGROUP_INET4_GETPEERNAME: AttachType = AttachType(29);
+    pub const CGROUP_INET6_GETPEERNAME: AttachType = AttachType(30);
+    pub const CGROUP_INET4_GETSOCKNAME: AttachType = AttachType(31);
+    pub const CGROUP_INET6_GETSOCKNAME: AttachType = AttachType(32);
+    pub const XDP_DEVMAP: AttachType = AttachType(33);
+    pub const CGROUP_UNIX_CONNECT: AttachType = AttachType(49);
+    pub const CGROUP_UNIX_SENDMSG: AttachType = AttachType(50);
+    pub const TRACE_KPROBE_SESSION: AttachType = AttachType(56);
+    pub const TRACE_UPROBE_SESSION: AttachType = AttachType(57);
+
+    /// One past the last.
+    pub const COUNT: u32 = 59;
+
+    /// A program that is run at a function's entry and at its return, and decides at the first about the second.
+    pub fn is_session(self) -> bool {
+        matches!(self, AttachType::TRACE_KPROBE_SESSION | AttachType::TRACE_UPROBE_SESSION)
+    }
+}
+
 /// What a section name says about the programs in it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ProgramKind {

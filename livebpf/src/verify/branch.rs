@@ -4,6 +4,7 @@ use super::explore::Verifier;
 use super::reject::Step;
 use super::scalar::{self, Scalar};
 use super::state::{Kind, State, Value};
+use crate::context::Region;
 use crate::insn::{Cond, Insn, Pc, Reg, Src, Width};
 
 /// Packet pointers are compared up to this offset.
@@ -34,7 +35,13 @@ impl Verifier<'_> {
             }
             if matches!(
                 pointer.kind,
-                Kind::MapValue(_) | Kind::Map(_) | Kind::Mem(_) | Kind::Record(_) | Kind::Handle(_)
+                Kind::MapValue(_)
+                    | Kind::Map(_)
+                    | Kind::Mem(_)
+                    | Kind::Record(_)
+                    | Kind::Handle(_)
+                    | Kind::Region(Region::FlowKeys)
+                    | Kind::Socket(_)
             ) {
                 return Ok(self.one_side(state, !equal_is_taken, dst, src));
             }

@@ -3,11 +3,12 @@
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
 use super::memory::unmodified;
+use super::range::R64;
 use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
-use crate::helper::{self, Arg, Proto, Ret, sets};
+use crate::helper::{self, Arg, Proto, Ret};
 use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
 use crate::object::ProgType;
@@ -120,7 +121,7 @@ impl Verifier<'_> {
 
     /// Whether programs of this type may call helper `id`.
     fn of_this_type(&self, id: u32) -> bool {
-        id >= helper::FIRST_CUSTOM || sets::BASE.contains(&id) || self.desc.helpers.contains(&id)
+        id >= helper::FIRST_CUSTOM || self.desc.helpers.contains(id)
     }
 
     fn allowed(&self, proto: &Proto) -> Step<()> {
@@ -343,10 +344,9 @@ impl Verifier<'_> {
         }
         if let (Some((low, high)), SubprogId(0)) = (self.desc.returns, self.root) {
             self.demand(pc, Reg::R0);
-            let w = value.num.w;
-            if w.umin < low || w.umax > high {
-                let text = format!("At program exit the register R0 has {value} should have been in [{low}, {high}]");
-                return Err(Fail::new(Rule::Return, text).with(Reg::R0));
+            let r = value.num.r;
+            if r.smin < low.into() || r.smax > high.into() {
+                return Err(out_of_range(&r, low, high));
             }
         }
         Ok(To::End)
@@ -375,6 +375,22 @@ fn returned(state: &State, reg: Reg, what: Resource, given: &mut Given) -> Step<
     }
     given.released = Some(value.owner);
     Ok(())
+}
+
+/// R0 may hold a number that programs of this type may not return.
+fn out_of_range(r: &R64, low: i32, high: i32) -> Box<Fail> {
+    let mut has = String::new();
+    if r.smin > i64::MIN {
+        has += &format!(" smin={}", r.smin);
+    }
+    if r.smax < i64::MAX {
+        has += &format!(" smax={}", r.smax);
+    }
+    if has.is_empty() {
+        has += " unknown scalar value";
+    }
+    let text = format!("At program exit the register R0 has{has} should have been in [{low}, {high}]");
+    Fail::new(Rule::Return, text).with(Reg::R0).help("return a number of that range on every path")
 }
 
 /// Leaves the current frame; gives the place to go on at.

@@ -7,7 +7,7 @@ use super::scalar::Scalar;
 use super::stack::{self, Span};
 use super::state::{Kind, State, Value};
 use super::{Trust, alu};
-use crate::context::FieldKind;
+use crate::context::{FieldKind, Packet, Region, SocketView};
 use crate::insn::{AluOp, AtomicOp, Insn, Pc, Reg, Size, Src, Width};
 use crate::link::MapId;
 use crate::object::{MapDef, MapInit, MapType};
@@ -84,6 +84,16 @@ impl Verifier<'_> {
                 self.region(reg, &base, off, bytes, write)?;
                 Ok(Place::Memory)
             }
+            Kind::Region(region) => {
+                self.notes.access(pc, None)?;
+                pointed(reg, region, &base, off, bytes)?;
+                Ok(Place::Memory)
+            }
+            Kind::Socket(view) => {
+                self.notes.access(pc, None)?;
+                socket(reg, view, off, cell.size, write)?;
+                Ok(Place::Memory)
+            }
             Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) => {
                 unreachable!("refused above")
             }
@@ -151,7 +161,7 @@ impl Verifier<'_> {
     }
 
     fn packet(&mut self, reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<()> {
-        if write && !self.desc.packet_write {
+        if write && self.desc.packet != Packet::Write {
             let text = format!("cannot write into packet: R{} points into it", reg.number());
             return Err(invalid(reg, text));
         }
@@ -196,11 +206,7 @@ impl Verifier<'_> {
                     let text = format!("invalid bpf_context access off={off} size={}", size.bytes());
                     return Err(Fail::new(Rule::Context, text).with(base));
                 }
-                Value::pointer(match kind {
-                    FieldKind::PacketEnd => Kind::PacketEnd,
-                    FieldKind::PacketMeta => Kind::PacketMeta,
-                    FieldKind::PacketData | FieldKind::Scalar => Kind::Packet,
-                })
+                self.loaded_address(kind)
             }
             Place::Stack(span) => {
                 let read = stack::read(state, span, size, self.stack_rules());
@@ -221,6 +227,21 @@ impl Verifier<'_> {
         };
         state.set(dst, value);
         Ok(())
+    }
+
+    /// The address that a context field of this kind holds.
+    fn loaded_address(&mut self, kind: FieldKind) -> Value {
+        match kind {
+            FieldKind::PacketEnd => Value::pointer(Kind::PacketEnd),
+            FieldKind::PacketMeta => Value::pointer(Kind::PacketMeta),
+            FieldKind::PacketData => Value::pointer(Kind::Packet),
+            FieldKind::Memory(region) => Value::pointer(Kind::Region(region)),
+            FieldKind::Socket { view, nullable: false } => Value::pointer(Kind::Socket(view)),
+            FieldKind::Socket { view, nullable: true } => {
+                Value { nullable: true, id: self.ids.next(), ..Value::pointer(Kind::Socket(view)) }
+            }
+            FieldKind::Scalar => Value::UNKNOWN,
+        }
     }
 
     /// The bytes of frozen global data, which are known.
@@ -270,7 +291,12 @@ impl Verifier<'_> {
     pub(super) fn atomic_base(&self, state: &State, base: Reg, what: &str) -> Step<()> {
         let value = self.readable(state, base)?;
         match value.kind {
-            Kind::Ctx | Kind::Packet | Kind::PacketMeta | Kind::PacketEnd => {
+            Kind::Ctx
+            | Kind::Packet
+            | Kind::PacketMeta
+            | Kind::PacketEnd
+            | Kind::Region(Region::FlowKeys)
+            | Kind::Socket(_) => {
                 let text = format!("BPF_ATOMIC {what} R{} {} is not allowed", base.number(), value.name());
                 Err(invalid(base, text))
             }
@@ -281,6 +307,7 @@ impl Verifier<'_> {
             | Kind::Map(_)
             | Kind::Mem(_)
             | Kind::Record(_)
+            | Kind::Region(Region::Tracepoint)
             | Kind::Handle(_) => Ok(()),
         }
     }
@@ -355,7 +382,14 @@ impl Verifier<'_> {
                 }
                 Ok(())
             }
-            Kind::Uninit | Kind::Scalar | Kind::Ctx | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) => {
+            Kind::Uninit
+            | Kind::Scalar
+            | Kind::Ctx
+            | Kind::PacketEnd
+            | Kind::Map(_)
+            | Kind::Handle(_)
+            | Kind::Region(_)
+            | Kind::Socket(_) => {
                 Err(invalid(reg, format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name())))
             }
         }
@@ -407,6 +441,40 @@ fn aligned(reg: Reg, base: &Value, off: i64, bytes: u32) -> Step<()> {
     }
     let kind = if matches!(base.kind, Kind::Stack(_)) { "stack" } else { "value" };
     Err(invalid(reg, format!("misaligned {kind} access off {}+{}+{off} size {bytes}", base.num.bits, base.off)))
+}
+
+/// Checks `size` bytes at `base + off` in memory that the context points to: the offset must be constant.
+fn pointed(reg: Reg, region: Region, base: &Value, off: i64, size: u32) -> Step<()> {
+    let (n, off) = (reg.number(), i64::from(base.off) + off);
+    let inside = base.num.known() == Some(0) && off >= 0 && off + i64::from(size) <= i64::from(region.size());
+    if inside {
+        return Ok(());
+    }
+    Err(invalid(
+        reg,
+        match region {
+            Region::FlowKeys => format!("invalid access to flow keys off={off} size={size}"),
+            Region::Tracepoint if base.num.known() != Some(0) => {
+                let bits = base.num.bits;
+                let var = format!("({:#x}; {:#x})", bits.value, bits.mask);
+                format!("R{n} invalid variable buffer offset: off={off}, var_off={var}")
+            }
+            Region::Tracepoint => format!("R{n} invalid tracepoint buffer access: off={off}, size={size}"),
+        },
+    ))
+}
+
+/// Checks a read through a pointer to a socket.
+fn socket(reg: Reg, view: SocketView, off: i64, size: Size, write: bool) -> Step<()> {
+    let n = reg.number();
+    if write {
+        return Err(invalid(reg, format!("R{n} cannot write into {}", view.name())));
+    }
+    let found = u32::try_from(off).ok().and_then(|off| view.desc().access(off, size, false));
+    match found {
+        Some(_) => Ok(()),
+        None => Err(invalid(reg, format!("R{n} invalid {} access off={off} size={}", view.name(), size.bytes()))),
+    }
 }
 
 fn negative(reg: Reg) -> Box<Fail> {

@@ -102,6 +102,8 @@ impl Shown<'_> {
             | Kind::Stack(_)
             | Kind::MapValue(_)
             | Kind::Handle(_)
+            | Kind::Region(_)
+            | Kind::Socket(_)
             | Kind::Map(_) => {}
         }
     }

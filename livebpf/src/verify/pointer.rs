@@ -3,6 +3,7 @@
 use super::reject::{Fail, Rule, Step};
 use super::scalar::Scalar;
 use super::state::{Kind, Value};
+use crate::context::Region;
 use crate::insn::{AluOp, Reg, Width};
 
 /// Offsets stay below this.
@@ -72,7 +73,8 @@ pub(super) fn arithmetic(
     }
     match ptr.kind {
         Kind::Map(_) if op == AluOp::Add && num.is_null() => Ok(*ptr),
-        Kind::Map(_) | Kind::PacketEnd | Kind::Handle(_) => {
+        Kind::Region(Region::FlowKeys) if num.num.known().is_some() => offset(op, reg, ptr, &num.num, new_id),
+        Kind::Map(_) | Kind::PacketEnd | Kind::Handle(_) | Kind::Socket(_) | Kind::Region(Region::FlowKeys) => {
             Err(fail(format!("R{n} pointer arithmetic on {} prohibited", ptr.name()), reg))
         }
         Kind::Ctx
@@ -82,6 +84,7 @@ pub(super) fn arithmetic(
         | Kind::MapValue(_)
         | Kind::Mem(_)
         | Kind::Record(_)
+        | Kind::Region(Region::Tracepoint)
         | Kind::Uninit
         | Kind::Scalar => offset(op, reg, ptr, &num.num, new_id),
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::resource::Held;
 use super::scalar::Scalar;
+use crate::context::{Region, SocketView};
 use crate::helper::Class;
 use crate::insn::{Pc, Reg};
 use crate::link::{MapId, SubprogId};
@@ -37,6 +38,10 @@ pub(super) enum Kind {
     Record(u32),
     /// What an embedder's helper handed out without memory.
     Handle(Class),
+    /// A place in memory that the context points to.
+    Region(Region),
+    /// A socket that the context points to.
+    Socket(SocketView),
 }
 
 /// The content of a register: a number, or a pointer with a fixed offset and a variable one (`num`).
@@ -111,6 +116,10 @@ impl Value {
             (Kind::Record(_), true) => "ringbuf_mem_or_null",
             (Kind::Handle(_), false) => "handle",
             (Kind::Handle(_), true) => "handle_or_null",
+            (Kind::Region(region), _) => region.name(),
+            (Kind::Socket(view), false) => view.name(),
+            (Kind::Socket(SocketView::Common), true) => "sock_common_or_null",
+            (Kind::Socket(SocketView::Full), true) => "sock_or_null",
         }
     }
 }

@@ -62,7 +62,7 @@ impl Env {
         fields.iter().filter(|field| field.kind == FieldKind::Scalar).collect()
     }
     pub(super) fn has_helper(&self, id: u32) -> bool {
-        self.desc.is_some_and(|desc| desc.helpers.contains(&id))
+        self.desc.is_some_and(|desc| desc.helpers.contains(id))
     }
     /// The signature that BTF would give function `index`; verifiers want one where a subprogram tail-calls.
     pub(super) fn btf_signature(&self, index: usize) -> FuncSig {

@@ -1,6 +1,6 @@
 //! Stack, context, and accesses through pointers whose range is known.
 
-use livebpf::context::Field;
+use livebpf::context::{Field, Packet};
 use livebpf::insn::{AtomicOp, Insn, Reg, Size, Src, Width};
 
 use super::func::{CTX, Func};
@@ -130,10 +130,10 @@ impl Func<'_, '_> {
             return;
         }
         let field = self.source.pick(&fields);
-        let (size, off) = self.field_access(field);
-        if field.writable && self.source.chance(1, 3) {
+        let write = field.writable && self.source.chance(1, 3);
+        let (size, off) = self.field_access(field, write);
+        if write {
             let src = self.scalar_or_imm(&[]);
-            let (size, off) = if field.any_size { (size, off) } else { (whole(field), field.offset as i32) };
             self.code.store(size, CTX, off, src);
             return;
         }
@@ -143,17 +143,17 @@ impl Func<'_, '_> {
         self.state.set(dst, NUMBER);
     }
 
-    /// An access that the field allows for reading.
-    fn field_access(&mut self, field: &Field) -> (Size, i32) {
-        if !(field.narrow || field.any_size) {
-            return (whole(field), field.offset as i32);
-        }
-        let sizes: Vec<Size> = SIZES.into_iter().filter(|size| size.bytes() <= field.size.min(8)).collect();
-        let size = self.source.pick(&sizes);
-        let at = self.source.below(field.size / size.bytes()) * size.bytes();
+    /// An access that the field allows.
+    fn field_access(&mut self, field: &Field, write: bool) -> (Size, i32) {
+        let size = self.source.pick(&SIZES);
         // Wide accesses of arrays of words must be aligned in the struct, not in the field.
+        let at = self.source.below(field.size.div_ceil(size.bytes())) * size.bytes();
         let off = (field.offset + at) / size.bytes() * size.bytes();
-        if off < field.offset { (Size::B, field.offset as i32) } else { (size, off as i32) }
+        if field.in_record(off, size, write).is_some() {
+            return (size, off as i32);
+        }
+        let part = SIZES.into_iter().find(|size| size.bytes() == field.unit).unwrap_or(Size::B);
+        (part, field.offset as i32)
     }
 
     pub(super) fn pointer_access(&mut self) {
@@ -184,7 +184,7 @@ impl Func<'_, '_> {
         } else {
             self.source.below(last + 1) as i32
         };
-        let may_store = !kind.is_packet() || self.env.desc.is_some_and(|desc| desc.packet_write);
+        let may_store = !kind.is_packet() || self.env.desc.is_some_and(|desc| desc.packet == Packet::Write);
         let is_value = matches!(kind, Kind::Value { .. });
         match self.source.below(8) {
             0..=3 => self.plain_load(size, base, off),
@@ -244,9 +244,4 @@ impl Func<'_, '_> {
             self.code.push(Insn::StoreRelease { size, base, off, src });
         }
     }
-}
-
-/// The size of a whole field.
-fn whole(field: &Field) -> Size {
-    SIZES.into_iter().find(|size| size.bytes() == field.size).unwrap_or(Size::W)
 }

@@ -1,6 +1,6 @@
 //! Packet accesses behind bound checks, in the shapes that compilers produce, and helpers that move the packet.
 
-use livebpf::context::FieldKind;
+use livebpf::context::{FieldKind, Packet};
 use livebpf::helper::id;
 use livebpf::insn::{AluOp, Cond, Insn, Reg, Size, Src, Width};
 
@@ -10,7 +10,7 @@ use super::state::{Kind, NUMBER};
 impl Func<'_, '_> {
     /// `if (data + n > data_end)`, then accesses of the `n` bytes and a block in which they may be accessed.
     pub(super) fn packet_check(&mut self, depth: u32) {
-        let readable = self.shape.packet && self.env.desc.is_some_and(|desc| desc.packet_read);
+        let readable = self.shape.packet && self.env.desc.is_some_and(|desc| desc.packet >= Packet::Read);
         let meta = self.source.chance(1, 12);
         let (from, to) = if meta {
             (FieldKind::PacketMeta, FieldKind::PacketData)
