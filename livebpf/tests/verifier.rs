@@ -122,6 +122,11 @@ fn numbers_and_control_flow() {
 }
 
 #[test]
+fn precision_of_numbers() {
+    run("numbers.txt", 10);
+}
+
+#[test]
 fn memory() {
     run("memory.txt", 38);
 }

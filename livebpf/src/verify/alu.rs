@@ -121,11 +121,19 @@ fn binary64(op: AluOp, a: &Scalar, b: &Scalar) -> Scalar {
         AluOp::Div => (t, a.r.div(&b.r), half),
         AluOp::Mod => (t, a.r.modulo(&b.r), half),
         AluOp::SDiv | AluOp::SMod => (t, full, half),
+        // What compilers write to extend a low half: only that half counts.
+        AluOp::Lsh if by == (32, 32) => (shift(Tnum::shl), low_to_high(&a.w), R32::constant(0)),
         AluOp::Lsh => (shift(Tnum::shl), a.r.shl(by), if by.1 < 32 { a.w.shl(by) } else { half }),
         AluOp::Rsh => (shift(Tnum::shr), a.r.shr(by), half),
         AluOp::Arsh => (shift(|t, by| t.sar(by, 64)), a.r.sar(by), half),
     };
     Scalar { bits, r, w }.sync()
+}
+
+/// `x << 32`, where `low` is what the low half of `x` can be.
+fn low_to_high(low: &R32) -> R64 {
+    let unsigned = R64::unsigned(u64::from(low.umin) << 32, u64::from(low.umax) << 32);
+    unsigned.intersect(&R64::signed(i64::from(low.smin) << 32, i64::from(low.smax) << 32)).tight()
 }
 
 /// On operands that are already zero-extended low halves.
@@ -199,6 +207,20 @@ mod tests {
                     assert!(out.contains(evaluate(AluOp::Sub, width, 0, x)));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_low_half_is_extended_by_two_shifts() {
+        let (mut rng, by) = (Rng(11), Scalar::constant(32));
+        for _ in 0..20_000 {
+            let (a, xs) = sample(&mut rng);
+            let up = binary(AluOp::Lsh, Width::W64, &a, &by);
+            assert!(xs.iter().all(|x| up.contains(x << 32)));
+            let signed = binary(AluOp::Arsh, Width::W64, &up, &by);
+            assert!(signed.r.smin >= i64::from(a.w.smin) && signed.r.smax <= i64::from(a.w.smax), "{a:?} {signed:?}");
+            let unsigned = binary(AluOp::Rsh, Width::W64, &up, &by);
+            assert!(unsigned.r.umin >= a.w.umin.into() && unsigned.r.umax <= a.w.umax.into(), "{a:?} {unsigned:?}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! Conditional jumps: which sides are possible, and what each side knows.
 
+use super::alu;
 use super::explore::Verifier;
 use super::reject::Step;
 use super::scalar::{self, Scalar};
-use super::state::{Kind, State, Value};
+use super::state::{AT_END, Kind, PAST_END, State, Value};
 use crate::context::Region;
-use crate::insn::{Cond, Insn, Pc, Reg, Src, Width};
+use crate::insn::{AluOp, Cond, Insn, Pc, Reg, Src, Width};
 
 /// Packet pointers are compared up to this offset.
 const MAX_PACKET_OFFSET: u64 = 0xffff;
@@ -47,11 +48,19 @@ impl Verifier<'_> {
             }
         }
         // A number compared with a pointer: which number it is does not matter, both sides stay possible.
+        let packet = packet_check(cond, &a, &b).filter(|_| width == Width::W64);
+        if let Some(taken) = packet.and_then(|(pointer, cond)| packet_decided(pointer, cond)) {
+            return Ok(self.one_side(state, taken, dst, src));
+        }
         let mut taken = state.clone();
-        if width != Width::W64 || !packet_check(&mut taken, state, cond, &a, &b) {
-            self.keep_address(dst, &a, "pointer comparison prohibited")?;
-            if let Src::Reg(src) = src {
-                self.keep_address(src, &b, "pointer comparison prohibited")?;
+        match packet {
+            Some((pointer, cond)) => packet_sides(&mut taken, state, pointer, cond),
+            None => {
+                self.keep_address(dst, &a, "pointer comparison prohibited")?;
+                if let Src::Reg(src) = src {
+                    self.keep_address(src, &b, "pointer comparison prohibited")?;
+                }
+                equal_pointers(&mut taken, state, (cond, width), &a, &b);
             }
         }
         Ok(Sides { taken: Some(taken), fall: true })
@@ -100,7 +109,8 @@ impl Verifier<'_> {
         }
         let sides = [false, true].map(|taken| scalar::refine(cond, width, taken, &a.num, &b.num));
         let linked = matches!(src, Src::Reg(_)) && (a.id != 0 || b.id != 0);
-        if linked || sides.iter().any(Option::is_none) {
+        let far = (a.id != 0 || b.id != 0) && state.any(|v| distant(v, a) || distant(v, b));
+        if linked || far || sides.iter().any(Option::is_none) {
             self.demand_numbers(pc, &[(dst, a)], src, b);
         }
         let mut taken = sides[1].is_some().then(|| state.clone());
@@ -130,11 +140,24 @@ fn same_register(cond: Cond, num: &Scalar, width: Width) -> Option<bool> {
     }
 }
 
+/// Whether `v` is a number at a constant distance from `from`.
+fn distant(v: &Value, from: &Value) -> bool {
+    from.id != 0 && v.is_scalar() && v.id == from.id && v.off != from.off
+}
+
 /// `reg`, which held `before`, is now known to be `num`; so is everything that holds the same number.
 fn learn(state: &mut State, reg: Reg, before: &Value, num: Scalar) {
     if before.id != 0 {
-        let id = before.id;
-        state.for_each(|v| v.is_scalar() && v.id == id, |v| v.num = num);
+        let same = |v: &Value| v.is_scalar() && v.id == before.id && v.off == before.off;
+        state.for_each(same, |v| v.num = num);
+        state.for_each(
+            |v| distant(v, before),
+            |v| {
+                let by = Scalar::constant((i64::from(v.off) - i64::from(before.off)) as u64);
+                let derived = alu::binary(AluOp::Add, Width::W64, &num, &by);
+                v.num = v.num.intersect(&derived).unwrap_or(derived);
+            },
+        );
     }
     state.cur.regs[reg.index()].num = num;
 }
@@ -150,10 +173,7 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
         }
         state.for_each(same, |v| match null {
             true => *v = Value::constant(0),
-            false => {
-                v.nullable = false;
-                v.id = 0;
-            }
+            false => not_null(v),
         });
     };
     resolve(&mut taken, equal_is_taken);
@@ -161,44 +181,84 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
     Sides { taken: Some(taken), fall: true }
 }
 
-/// A packet pointer compared with the end of its region: on one side the bytes in front of it exist.
-/// False for any other comparison.
-fn packet_check(taken: &mut State, fall: &mut State, cond: Cond, a: &Value, b: &Value) -> bool {
+fn not_null(v: &mut Value) {
+    v.nullable = false;
+    v.id = 0;
+}
+
+/// Two pointers compared: what equals one that exists is not null.
+fn equal_pointers(taken: &mut State, fall: &mut State, (cond, width): (Cond, Width), a: &Value, b: &Value) {
+    let equal = match (cond, width) {
+        (Cond::Eq, Width::W64) => taken,
+        (Cond::Ne, Width::W64) => fall,
+        _ => return,
+    };
+    for (pointer, other) in [(a, b), (b, a)] {
+        if pointer.nullable && other.is_solid() {
+            equal.for_each(|v| v.nullable && v.id == pointer.id, not_null);
+        }
+    }
+}
+
+/// A packet pointer compared with the end of its region, as "pointer REL end". `None` for any other comparison.
+fn packet_check<'v>(cond: Cond, a: &'v Value, b: &'v Value) -> Option<(&'v Value, Cond)> {
     let ends = |p: &Value, end: &Value| match p.kind {
         Kind::Packet => end.kind == Kind::PacketEnd,
         Kind::PacketMeta => end.kind == Kind::Packet && end.id == 0 && end.fixed_offset() == Some(0),
         _ => false,
     };
-    // As "pointer REL end".
-    let (pointer, cond) = if ends(a, b) {
-        (a, cond)
-    } else if ends(b, a) {
-        let mirrored = match cond {
-            Cond::Gt => Cond::Lt,
-            Cond::Lt => Cond::Gt,
-            Cond::Ge => Cond::Le,
-            Cond::Le => Cond::Ge,
-            _ => return false,
-        };
-        (b, mirrored)
-    } else {
-        return false;
-    };
+    let orders = matches!(cond, Cond::Gt | Cond::Lt | Cond::Ge | Cond::Le);
+    match (ends(a, b), ends(b, a)) {
+        (true, _) if orders => Some((a, cond)),
+        (_, true) if orders => Some((b, mirrored(cond))),
+        _ => None,
+    }
+}
+
+/// The relation with its sides exchanged.
+fn mirrored(cond: Cond) -> Cond {
+    match cond {
+        Cond::Gt => Cond::Lt,
+        Cond::Lt => Cond::Gt,
+        Cond::Ge => Cond::Le,
+        Cond::Le => Cond::Ge,
+        Cond::Eq | Cond::Ne | Cond::Sgt | Cond::Sge | Cond::Slt | Cond::Sle | Cond::Set => cond,
+    }
+}
+
+/// Whether "pointer REL end" holds, as far as earlier comparisons say.
+fn packet_decided(pointer: &Value, cond: Cond) -> Option<bool> {
+    let (at, past) = (pointer.past_end(), pointer.range == PAST_END);
+    match cond {
+        Cond::Gt if past => Some(true),
+        Cond::Le if past => Some(false),
+        Cond::Ge if at => Some(true),
+        Cond::Lt if at => Some(false),
+        _ => None,
+    }
+}
+
+/// What both sides of "pointer REL end" know: on one the bytes in front of the pointer exist, on the other the pointer is
+/// not inside.
+fn packet_sides(taken: &mut State, fall: &mut State, pointer: &Value, cond: Cond) {
     // `open`: the pointer is strictly below the end, so one byte more exists.
-    let (state, open) = match cond {
-        Cond::Gt => (fall, false),
-        Cond::Ge => (fall, true),
-        Cond::Lt => (taken, true),
-        Cond::Le => (taken, false),
-        _ => return false,
+    let (inside, outside, open) = match cond {
+        Cond::Gt => (fall, taken, false),
+        Cond::Ge => (fall, taken, true),
+        Cond::Lt => (taken, fall, true),
+        Cond::Le => (taken, fall, false),
+        _ => return,
     };
-    let Ok(off) = u64::try_from(pointer.off) else { return true };
+    let (kind, id) = (pointer.kind, pointer.id);
+    if kind == Kind::Packet && pointer.reach() == 0 {
+        let end = if open { AT_END } else { PAST_END };
+        outside.for_each(|v| v == pointer, |v| v.range = end);
+    }
+    let Ok(off) = u64::try_from(pointer.off) else { return };
     let umax = pointer.num.r.umax;
     if (off == 0 && open) || umax > MAX_PACKET_OFFSET || umax + off > MAX_PACKET_OFFSET {
-        return true;
+        return;
     }
     let range = off as u32 + u32::from(open);
-    let (kind, id) = (pointer.kind, pointer.id);
-    state.for_each(|v| v.kind == kind && v.id == id, |v| v.range = v.range.max(range));
-    true
+    inside.for_each(|v| v.kind == kind && v.id == id, |v| v.range = v.reach().max(range));
 }

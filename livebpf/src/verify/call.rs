@@ -4,7 +4,7 @@ use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
 use super::memory::unmodified;
 use super::range::R64;
-use super::reject::{Fail, Rule, Step};
+use super::reject::{Fail, MEMORY, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
@@ -242,7 +242,7 @@ impl Verifier<'_> {
             if r.umax == 0 {
                 return Ok(());
             }
-            let text = format!("R{} type=scalar expected=fp, pkt, pkt_meta, map_value, mem", memory.number());
+            let text = format!("R{} type=scalar expected={MEMORY}", memory.number());
             return Err(refuse(memory, text).help("pass a size of 0 with a null pointer"));
         }
         if kind == Arg::MemInOut {

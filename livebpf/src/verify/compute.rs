@@ -17,8 +17,12 @@ impl Verifier<'_> {
             Insn::MovSx { width, from, dst, src } => {
                 let value = self.readable(state, src)?;
                 self.keep_address(src, &value, "sign-extension part of pointer")?;
-                let num = if value.is_scalar() { value.num } else { Scalar::UNKNOWN }.sign_extend(from.bits());
-                (dst, Value::scalar(if width == Width::W32 { num.truncate(32) } else { num }))
+                let num = if value.is_scalar() { value.num } else { Scalar::UNKNOWN };
+                let positive = num.r.umax >> (from.bits() - 1) == 0;
+                let extended = num.sign_extend(from.bits());
+                let extended = if width == Width::W32 { extended.truncate(32) } else { extended };
+                let copy = if positive { self.linked(state, Src::Reg(src))? } else { Value::scalar(extended) };
+                (dst, copy)
             }
             Insn::Neg { width, dst } => {
                 let value = self.readable(state, dst)?;
@@ -37,7 +41,7 @@ impl Verifier<'_> {
                     let same = src == Src::Reg(dst);
                     let zero = same && matches!(op, AluOp::Sub | AluOp::Xor);
                     let num = if zero { Scalar::constant(0) } else { alu::binary(op, width, &a.num, &b.num) };
-                    (dst, Value::scalar(num))
+                    (dst, Value { num, ..moved(op, width, &a, &b) })
                 } else {
                     for (reg, value) in [(Src::Reg(dst), &a), (src, &b)] {
                         if let (Src::Reg(reg), true) = (reg, value.is_scalar()) {
@@ -114,6 +118,20 @@ impl Verifier<'_> {
             return Ok(*value);
         }
         self.operand(state, src)
+    }
+}
+
+/// The link of `a ± b` to what `a` is linked to, where `b` is a constant; the number is not set yet.
+fn moved(op: AluOp, width: Width, a: &Value, b: &Value) -> Value {
+    let by = b.num.known().map(|by| by as i64);
+    let off = by.and_then(|by| match (op, width) {
+        (AluOp::Add, Width::W64) => i64::from(a.off).checked_add(by),
+        (AluOp::Sub, Width::W64) => i64::from(a.off).checked_sub(by),
+        _ => None,
+    });
+    match off.and_then(|off| i32::try_from(off).ok()) {
+        Some(off) if a.id != 0 => Value { id: a.id, off, ..Value::UNKNOWN },
+        _ => Value::UNKNOWN,
     }
 }
 

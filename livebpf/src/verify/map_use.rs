@@ -6,7 +6,7 @@
 
 use super::explore::Verifier;
 use super::memory::read_only;
-use super::reject::{Fail, Rule, Step};
+use super::reject::{Fail, MEMORY, Rule, Step};
 use super::state::{Kind, State};
 use crate::helper::{Proto, id};
 use crate::insn::Reg;
@@ -176,7 +176,7 @@ impl Verifier<'_> {
     pub(super) fn out(&mut self, state: &mut State, reg: Reg, size: u32) -> Step<()> {
         let value = self.readable(state, reg)?;
         if !value.is_pointer() {
-            let text = format!("R{} type={} expected=fp, pkt, pkt_meta, map_value, mem", reg.number(), value.name());
+            let text = format!("R{} type={} expected={MEMORY}", reg.number(), value.name());
             return Err(Fail::new(Rule::Helper, text).with(reg));
         }
         self.aligned_out(reg, &value, size)?;

@@ -2,7 +2,7 @@
 
 use super::depth;
 use super::explore::Verifier;
-use super::reject::{Fail, Rule, Step};
+use super::reject::{Fail, MEMORY, Rule, Step};
 use super::scalar::Scalar;
 use super::stack::{self, Span};
 use super::state::{Kind, State, Value};
@@ -64,6 +64,9 @@ impl Verifier<'_> {
         let reg = cell.base;
         let base = self.readable(state, reg)?;
         let (n, off, bytes) = (reg.number(), i64::from(cell.off), cell.size.bytes());
+        if let (Kind::Map(map), false) = (base.kind, base.nullable) {
+            return Err(self.map_object(reg, map, &base, off, write));
+        }
         if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_)) {
             let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
             let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
@@ -98,6 +101,25 @@ impl Verifier<'_> {
                 unreachable!("refused above")
             }
         }
+    }
+
+    /// The refusal of an access to a map itself.
+    fn map_object(&self, reg: Reg, map: MapId, base: &Value, off: i64, write: bool) -> Box<Fail> {
+        let name = match self.program.map(map).map_type {
+            MapType::HASH
+            | MapType::PERCPU_HASH
+            | MapType::LRU_HASH
+            | MapType::LRU_PERCPU_HASH
+            | MapType::HASH_OF_MAPS => "bpf_htab",
+            _ => "bpf_array",
+        };
+        let (n, first) = (reg.number(), i64::from(base.off) + off);
+        let text = match write {
+            _ if first < 0 => format!("R{n} is {name} invalid negative access: off={first}"),
+            true => format!("only read from {name} is supported"),
+            false => format!("R{n} invalid mem access 'map_ptr'"),
+        };
+        invalid(reg, text).help("maps are read and written by helpers only")
     }
 
     /// The stack bytes that an access reaches; notes that stack down to there is used.
@@ -170,12 +192,12 @@ impl Verifier<'_> {
             return Err(negative(reg));
         }
         let first = i64::from(base.off) + off;
-        if first < 0 || first + i64::from(size) > i64::from(base.range) {
+        if first < 0 || first + i64::from(size) > i64::from(base.reach()) {
             let text = format!(
                 "invalid access to packet, off={first} size={size}, R{n}(id={},off={},r={})\nR{n} offset is outside of the packet",
                 base.id,
                 base.off,
-                base.range,
+                base.reach(),
                 n = reg.number()
             );
             return Err(invalid(reg, text).help("compare the end of what is accessed with data_end first"));
@@ -356,7 +378,7 @@ impl Verifier<'_> {
         }
         let size = size as u32;
         if base.nullable {
-            let text = format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name());
+            let text = format!("R{n} type={} expected={MEMORY}", base.name());
             return Err(invalid(reg, text).help("compare the pointer with NULL before using it"));
         }
         match base.kind {
@@ -389,9 +411,7 @@ impl Verifier<'_> {
             | Kind::Map(_)
             | Kind::Handle(_)
             | Kind::Region(_)
-            | Kind::Socket(_) => {
-                Err(invalid(reg, format!("R{n} type={} expected=fp, pkt, pkt_meta, map_value, mem", base.name())))
-            }
+            | Kind::Socket(_) => Err(invalid(reg, format!("R{n} type={} expected={MEMORY}", base.name()))),
         }
     }
 

@@ -71,7 +71,7 @@ pub(super) fn clean(state: &mut State, pc: Pc, masks: &Masks) {
         let at = seen.partition_point(|x| *x < id);
         seen.get(at + 1) != Some(&id)
     };
-    state.for_each(|v| v.is_scalar() && v.id != 0 && single(v.id), |v| v.id = 0);
+    state.for_each(|v| v.is_scalar() && v.id != 0 && single(v.id), |v| (v.id, v.off) = (0, 0));
 }
 
 impl Compare {
@@ -196,7 +196,7 @@ impl Compare {
         }
         let covers = a.num.covers(&b.num);
         if a.is_scalar() {
-            if a.id != 0 && !self.same_id(a.id, b.id) {
+            if a.id != 0 && (a.off != b.off || !self.same_id(a.id, b.id)) {
                 return Verdict::No;
             }
             return match (covers, precise) {
@@ -205,7 +205,8 @@ impl Compare {
                 (false, true) => Verdict::No,
             };
         }
-        let same = covers && a.off == b.off && a.range <= b.range;
+        let reach = if a.past_end() { a.range == b.range } else { a.range <= b.reach() };
+        let same = covers && a.off == b.off && reach;
         Verdict::from(same && (a.id == 0 || self.same_id(a.id, b.id)))
     }
 

@@ -177,6 +177,9 @@ pub(super) struct Fail {
     pub help: Option<&'static str>,
 }
 
+/// What a helper's memory argument may point to, in the kernel's words.
+pub(super) const MEMORY: &str = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_";
+
 /// The result of one verification step.
 pub(super) type Step<T> = Result<T, Box<Fail>>;
 

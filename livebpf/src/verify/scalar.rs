@@ -16,6 +16,7 @@ pub(super) struct Scalar {
 }
 
 const LOW: u64 = 0xffff_ffff;
+const SIGN: u64 = 1 << 63;
 
 impl Scalar {
     pub const UNKNOWN: Scalar = Scalar { bits: Tnum::UNKNOWN, r: R64::FULL, w: R32::FULL };
@@ -57,6 +58,12 @@ impl Scalar {
     /// Every value of `other` is in `self`.
     pub fn covers(&self, other: &Scalar) -> bool {
         self.r.covers(&other.r) && self.w.covers(&other.w) && self.bits.covers(other.bits)
+    }
+    /// The values in both, where there are any.
+    pub fn intersect(&self, other: &Scalar) -> Option<Scalar> {
+        let bits = self.bits.intersect(other.bits)?;
+        let both = Scalar { bits, r: self.r.intersect(&other.r), w: self.w.intersect(&other.w) }.sync();
+        (!both.is_empty()).then_some(both)
     }
     #[cfg(test)]
     pub fn contains(&self, x: u64) -> bool {
@@ -127,10 +134,11 @@ impl Scalar {
             w.smin = w.smin.max(r.smin as i32);
             w.smax = w.smax.min(r.smax as i32);
         }
-        r.umin = r.umin.max((r.umin & !LOW) | u64::from(w.umin));
-        r.umax = r.umax.min((r.umax & !LOW) | u64::from(w.umax));
-        r.smin = r.smin.max((r.smin & !(LOW as i64)) | i64::from(w.umin));
-        r.smax = r.smax.min((r.smax & !(LOW as i64)) | i64::from(w.umax));
+        // The nearest number inside whose low half is one of those possible.
+        r.umin = at_least(r.umin, w).unwrap_or(r.umin);
+        r.umax = at_most(r.umax, w).unwrap_or(r.umax);
+        r.smin = at_least(r.smin as u64 ^ SIGN, w).map_or(r.smin, |x| (x ^ SIGN) as i64);
+        r.smax = at_most(r.smax as u64 ^ SIGN, w).map_or(r.smax, |x| (x ^ SIGN) as i64);
         if r.smin >= i64::from(i32::MIN) && r.smax <= i64::from(i32::MAX) {
             r.smin = r.smin.max(w.smin.into());
             r.smax = r.smax.min(w.smax.into());
@@ -174,6 +182,24 @@ impl Scalar {
         let bits = self.bits.low(size.bits()).swap_bytes().shr(64 - size.bits());
         Scalar { bits, ..Scalar::UNKNOWN }.sync()
     }
+}
+
+/// The least number from `x` upwards whose low half is between the unsigned bounds of `w`, where there is one.
+fn at_least(x: u64, w: &R32) -> Option<u64> {
+    let (high, low) = (x & !LOW, x as u32);
+    if low > w.umax {
+        return Some(high.checked_add(LOW + 1)? | u64::from(w.umin));
+    }
+    Some(high | u64::from(low.max(w.umin)))
+}
+
+/// The greatest number from `x` downwards whose low half is between the unsigned bounds of `w`, where there is one.
+fn at_most(x: u64, w: &R32) -> Option<u64> {
+    let (high, low) = (x & !LOW, x as u32);
+    if low < w.umin {
+        return Some(high.checked_sub(LOW + 1)? | u64::from(w.umax));
+    }
+    Some(high | u64::from(low.min(w.umax)))
 }
 
 /// The comparison of `cond` that holds when the jump is taken or not; `None` for bit tests.
@@ -259,8 +285,12 @@ pub(super) fn refine(cond: Cond, width: Width, taken: bool, a: &Scalar, b: &Scal
 /// `t` once `t & mask` is known to be not zero (`set`) or zero.
 fn test_bits(t: Tnum, mask: u64, set: bool) -> Option<Tnum> {
     if set {
-        let single = mask.is_power_of_two() && t.mask & mask != 0;
-        return Some(if single { Tnum { value: t.value | mask, mask: t.mask & !mask } } else { t });
+        let possible = t.umax() & mask;
+        return match possible.count_ones() {
+            0 => None,
+            1 => Some(Tnum { value: t.value | possible, mask: t.mask & !possible }),
+            _ => Some(t),
+        };
     }
     (t.value & mask == 0).then_some(Tnum { value: t.value, mask: t.mask & !mask })
 }
@@ -393,6 +423,39 @@ pub(super) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn intersections_keep_what_is_in_both() {
+        let mut rng = Rng(7);
+        for _ in 0..ROUNDS {
+            let ((a, xs), (b, _)) = (sample(&mut rng), sample(&mut rng));
+            let both = a.intersect(&b);
+            for x in xs.into_iter().filter(|&x| b.contains(x)) {
+                assert!(both.is_some_and(|both| both.contains(x)), "{x:#x}\n{a:?}\n{b:?}\n{both:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_end_at_numbers_whose_low_half_is_possible() {
+        let w = |umin, umax| R32 { umin, umax, ..R32::FULL };
+        // All numbers of a window around each carry, member by member.
+        for base in [0u64, 1 << 32, 5 << 32, SIGN, u64::MAX - 40] {
+            for x in (0..20).map(|i| base.wrapping_add(i).wrapping_sub(10)) {
+                for (low, high) in [(0u32, 3), (4, 8), (u32::MAX - 7, u32::MAX - 2), (3, u32::MAX), (0, u32::MAX)] {
+                    let fits = |y: &u64| (low..=high).contains(&(*y as u32));
+                    let near = |step: u64| (0..30u64).map(move |i| x.wrapping_add(i.wrapping_mul(step)));
+                    if let Some(up) = near(1).take_while(|y| *y >= x).find(fits) {
+                        assert_eq!(at_least(x, &w(low, high)), Some(up), "{x:#x} {low:#x} {high:#x}");
+                    }
+                    if let Some(down) = near(u64::MAX).take_while(|y| *y <= x).find(fits) {
+                        assert_eq!(at_most(x, &w(low, high)), Some(down), "{x:#x} {low:#x} {high:#x}");
+                    }
+                }
+            }
+        }
+        assert_eq!((at_least(u64::MAX, &w(0, 3)), at_most(2, &w(4, 9))), (None, None));
     }
 
     #[test]

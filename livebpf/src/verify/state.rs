@@ -44,17 +44,22 @@ pub(super) enum Kind {
     Socket(SocketView),
 }
 
+/// [`Value::range`] of a packet pointer that is not below the packet's end.
+pub(super) const AT_END: u32 = u32::MAX - 1;
+/// [`Value::range`] of a packet pointer that is above the packet's end.
+pub(super) const PAST_END: u32 = u32::MAX;
+
 /// The content of a register: a number, or a pointer with a fixed offset and a variable one (`num`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Value {
     pub kind: Kind,
     /// May be null: unusable until checked.
     pub nullable: bool,
-    /// Fixed offset of a pointer.
+    /// Fixed offset of a pointer. Numbers with an id: the distance from what the id stands for.
     pub off: i32,
-    /// Packet pointers: bytes known to exist behind the base.
+    /// Packet pointers: bytes known to exist behind the base, or [`AT_END`] or [`PAST_END`].
     pub range: u32,
-    /// Numbers: registers with the same id (not 0) hold the same number. Packet pointers: the same variable base.
+    /// Numbers: registers with the same id (not 0) hold the same number, but for `off`. Packet pointers: the same variable base.
     /// Nullable pointers: null together.
     pub id: u32,
     /// What it belongs to and is gone with ([`super::resource::Held::id`]); 0: nothing.
@@ -86,6 +91,32 @@ impl Value {
     }
     pub fn is_packet(&self) -> bool {
         matches!(self.kind, Kind::Packet | Kind::PacketMeta | Kind::PacketEnd)
+    }
+    /// A packet pointer that is known to be at the packet's end or beyond.
+    pub fn past_end(&self) -> bool {
+        self.range >= AT_END
+    }
+    /// Packet pointers: bytes known to exist behind the base.
+    pub fn reach(&self) -> u32 {
+        if self.past_end() { 0 } else { self.range }
+    }
+    /// A pointer that is certainly not null: into something that exists, or to its end.
+    pub fn is_solid(&self) -> bool {
+        let offset = self.fixed_offset();
+        match self.kind {
+            _ if self.nullable => false,
+            Kind::Uninit | Kind::Scalar => false,
+            Kind::Stack(_) => offset.is_some_and(|off| (-512..=0).contains(&off)),
+            Kind::PacketEnd | Kind::Handle(_) => true,
+            Kind::Region(_) | Kind::Socket(_) => false,
+            Kind::Ctx
+            | Kind::Packet
+            | Kind::PacketMeta
+            | Kind::MapValue(_)
+            | Kind::Map(_)
+            | Kind::Mem(_)
+            | Kind::Record(_) => offset.is_some_and(|off| off >= 0),
+        }
     }
     /// The number zero, which is also the null pointer.
     pub fn is_null(&self) -> bool {
@@ -250,6 +281,13 @@ impl State {
     }
     pub fn set(&mut self, reg: Reg, value: Value) {
         self.cur.set(reg, value);
+    }
+    /// Whether `wanted` picks some register or spilled register.
+    pub fn any(&self, wanted: impl Fn(&Value) -> bool) -> bool {
+        let spilled = |slot: &Slot| slot.bytes[0] == Byte::Spill && wanted(&slot.spill);
+        (0..=self.depth())
+            .map(|i| self.frame(i))
+            .any(|frame| frame.regs.iter().any(&wanted) || frame.stack.iter().any(spilled))
     }
     /// Calls `change` on every register and spilled register of every frame that `wanted` picks.
     pub fn for_each(&mut self, wanted: impl Fn(&Value) -> bool, change: impl Fn(&mut Value)) {
