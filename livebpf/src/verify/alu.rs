@@ -16,7 +16,9 @@ pub(super) fn binary(op: AluOp, width: Width, a: &Scalar, b: &Scalar) -> Scalar 
         // The machine masks the amount, other machines may not: nothing is known, as in the kernel.
         return Scalar::unsigned_bits(bits as u32);
     }
-    if let (Some(x), Some(y)) = (a.known(), b.known()) {
+    // As in the kernel, a quotient is no constant: there are programs that only hide one so.
+    let divides = matches!(op, AluOp::Div | AluOp::SDiv | AluOp::Mod | AluOp::SMod) && b.known() != Some(0);
+    if let (Some(x), Some(y), false) = (a.known(), b.known(), divides) {
         return Scalar::constant(evaluate(op, width, x, y));
     }
     match width {
@@ -118,8 +120,8 @@ fn binary64(op: AluOp, a: &Scalar, b: &Scalar) -> Scalar {
         AluOp::And => (a.bits.and(b.bits), a.r.and(&b.r), a.w.and(&b.w)),
         AluOp::Or => (a.bits.or(b.bits), a.r.or(&b.r), a.w.or(&b.w)),
         AluOp::Xor => (a.bits.xor(b.bits), full, half),
-        AluOp::Div => (t, a.r.div(&b.r), half),
-        AluOp::Mod => (t, a.r.modulo(&b.r), half),
+        AluOp::Div => (t, R64::unsigned(0, a.r.div(&b.r).umax), half),
+        AluOp::Mod => (t, R64::unsigned(0, a.r.modulo(&b.r).umax), half),
         AluOp::SDiv | AluOp::SMod => (t, full, half),
         // What compilers write to extend a low half: only that half counts.
         AluOp::Lsh if by == (32, 32) => (shift(Tnum::shl), low_to_high(&a.w), R32::constant(0)),
@@ -149,8 +151,8 @@ fn binary32(op: AluOp, a: &Scalar, b: &Scalar) -> Scalar {
         AluOp::And => (a.bits.and(b.bits), a.w.and(&b.w)),
         AluOp::Or => (a.bits.or(b.bits), a.w.or(&b.w)),
         AluOp::Xor => (a.bits.xor(b.bits), half),
-        AluOp::Div => (t, a.w.div(&b.w)),
-        AluOp::Mod => (t, a.w.modulo(&b.w)),
+        AluOp::Div => (t, R32::unsigned(0, a.w.div(&b.w).umax)),
+        AluOp::Mod => (t, R32::unsigned(0, a.w.modulo(&b.w).umax)),
         AluOp::SDiv | AluOp::SMod => (t, half),
         AluOp::Lsh => (shift(Tnum::shl), a.w.shl(by)),
         AluOp::Rsh => (shift(Tnum::shr), a.w.shr(by)),

@@ -192,7 +192,7 @@ impl Verifier<'_> {
                     self.demand(pc, reg);
                 }
                 let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull) && value.is_null();
-                if value.is_pointer() || null { Ok(()) } else { Err(expected("fp, pkt, pkt_meta, map_value, mem")) }
+                if value.is_pointer() || null { Ok(()) } else { Err(expected(MEMORY)) }
             }
             Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
             Arg::AllocSize => {

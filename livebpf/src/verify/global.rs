@@ -2,7 +2,7 @@
 
 use super::cfg::Flow;
 use super::explore::{Verifier, first_frame};
-use super::reject::{Fail, Rejection, Rule, Step};
+use super::reject::{Fail, MEMORY, Rejection, Rule, Step};
 use super::state::{Kind, State, Value};
 use crate::context::TypeDesc;
 use crate::helper;
@@ -158,7 +158,7 @@ impl Verifier<'_> {
                     if nullable && value.is_null() {
                         return Ok(());
                     }
-                    let wanted = "fp, pkt, pkt_meta, map_value, mem";
+                    let wanted = MEMORY;
                     return wrong(format!("R{n} type={} expected={wanted}", value.name()));
                 }
                 if value.is_packet() && moves_packet {
