@@ -204,8 +204,8 @@ impl Context {
         };
         self.put(record::DATA, mac + pulled);
         self.put(record::DATA_META, mac + pulled);
-        self.put(record::BUF_START, mac + pulled);
-        self.put(record::BUF_END, mac + packet.len() as u64);
+        self.put(record::BUF_START, self.buffer.addr());
+        self.put(record::BUF_END, self.buffer.addr() + self.buffer.len() as u64);
         self.put(record::MAC, mac);
         self.put(record::NETWORK, network);
         self.put_uapi(sk_buff::LEN, Size::W, packet.len() as u64 - pulled);

@@ -126,7 +126,6 @@ fn skb() -> Vec<Proto> {
         number(id::GET_ROUTE_REALM, &[Ctx]),
         number(id::GET_SOCKET_COOKIE, &[Ctx]),
         number(id::GET_SOCKET_UID, &[Ctx]),
-        number(id::SKB_UNDER_CGROUP, &[Ctx, Map, Anything]),
         number(id::SKB_GET_TUNNEL_KEY, &[Ctx, MemUninit, Size, Anything]),
         number(id::SKB_SET_TUNNEL_KEY, &[Ctx, Mem, Size, Anything]),
     ]

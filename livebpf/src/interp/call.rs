@@ -22,9 +22,24 @@ impl Machine<'_> {
         let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
         let proto = self.host.proto(id).ok_or(FaultKind::NoHelper { id })?;
         check(&self.memory, &self.exe, proto, &args)?;
-        self.regs[0] = self.host.call(id, args)?;
+        self.regs[0] = match self.inner_map(id, args[0], args[1]) {
+            Some(inner) => inner,
+            None => self.host.call(id, args)?,
+        };
+        self.memory.note_record(id, &args, self.regs[0]);
         self.regs[1..6].fill(0);
         Ok(Next::Follow)
+    }
+
+    /// Looks a key up in a map of maps, whose answer is kept until the run ends; `None` for other calls.
+    fn inner_map(&mut self, id: u32, map: u64, key: u64) -> Option<u64> {
+        let map = self.exe.map_at(map).filter(|_| id == id::MAP_LOOKUP_ELEM)?;
+        if ![MapType::ARRAY_OF_MAPS, MapType::HASH_OF_MAPS].contains(&map.map_type()) {
+            return None;
+        }
+        let key = self.memory.window(&self.exe, key, map.key_size() as usize, false)?.to_vec();
+        let Some(inner) = map.inner(&key) else { return Some(0) };
+        Some(self.memory.keep(inner))
     }
 
     /// R1 context, R2 program array, R3 index. A failed one changes nothing.
@@ -71,7 +86,7 @@ fn check(memory: &Memory<'_>, exe: &Executable, proto: &Proto, args: &[u64; 5]) 
 
 /// One argument; `next` is the argument behind it.
 fn check_one<'e>(
-    memory: &Memory<'_>,
+    memory: &'e Memory<'_>,
     exe: &'e Executable,
     kind: Arg,
     value: u64,
@@ -94,7 +109,7 @@ fn check_one<'e>(
             _ => Err("not the context".to_owned()),
         },
         Arg::Map => {
-            *map = exe.map_at(value);
+            *map = exe.map_at(value).or_else(|| memory.inner_at(value));
             map.map(|_| ()).ok_or_else(|| "not a map of this program".to_owned())
         }
         Arg::MapKey => span(sizes(map)?.0, false),
@@ -113,7 +128,8 @@ fn check_one<'e>(
         Arg::Size if value == 0 => Err("a size of 0".to_owned()),
         Arg::Size | Arg::SizeOrZero | Arg::AllocSize => Ok(()),
         Arg::Record | Arg::Borrowed(_) | Arg::Released(_) if value == 0 => Err("null".to_owned()),
-        Arg::Record => span(1, true),
+        Arg::Record if memory.is_record(value) => Ok(()),
+        Arg::Record => Err("not a record of this run".to_owned()),
         Arg::Borrowed(_) | Arg::Released(_) => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::alu;
 use super::fault::{Fault, FaultKind};
-use super::memory::{Memory, Stacks};
+use super::memory::Memory;
 use super::{Executable, Host, Limits, MAX_CALL_DEPTH, MAX_MAY_GOTO};
 use crate::context::Context;
 use crate::insn::{Imm64, Insn, Pc, Reg, Size, Src};
@@ -56,7 +56,7 @@ impl<'a> Machine<'a> {
         limits: Limits,
     ) -> Machine<'a> {
         Machine {
-            memory: Memory { stacks: Stacks::default(), context, regions },
+            memory: Memory::new(context, regions),
             host,
             regs: [0; 11],
             exe: Arc::clone(exe),

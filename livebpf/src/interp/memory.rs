@@ -1,10 +1,14 @@
 //! Which memory a running program may touch: its stack frames, the packet, values of its maps, and regions that the
 //! caller declared. Every access is looked up here by its address; nothing is remembered from the verifier.
 
+use std::sync::Arc;
+
 use super::Executable;
 use crate::context::{Context, FieldKind, Packet, describe_kind};
+use crate::helper::id;
 use crate::insn::Size;
 use crate::interp::FaultKind;
+use crate::map::Map;
 use crate::map::cell::{Bytes, Slice};
 
 /// Bytes of one function's stack.
@@ -54,13 +58,60 @@ pub(super) struct Memory<'a> {
     pub(super) stacks: Stacks,
     pub(super) context: Option<&'a Context>,
     pub(super) regions: &'a [Slice<'a>],
+    /// Maps that were looked up in maps of maps.
+    inner: Vec<Arc<Map>>,
+    /// Records of ring buffers that the run has reserved and not committed: address and length.
+    records: Vec<(u64, u64)>,
 }
 
 fn find_in(region: Slice<'_>, addr: u64, len: usize) -> Option<Slice<'_>> {
     region.sub(region.find(addr, len)?, len)
 }
 
+impl<'a> Memory<'a> {
+    pub(super) fn new(context: Option<&'a Context>, regions: &'a [Slice<'a>]) -> Memory<'a> {
+        Memory { stacks: Stacks::default(), context, regions, inner: Vec::new(), records: Vec::new() }
+    }
+}
+
 impl Memory<'_> {
+    /// The inner map at this address, where the run has looked it up.
+    pub(super) fn inner_at(&self, addr: u64) -> Option<&Arc<Map>> {
+        self.inner.iter().find(|map| Arc::as_ptr(map).addr() as u64 == addr)
+    }
+
+    /// Keeps an inner map until the run ends; answers its address.
+    pub(super) fn keep(&mut self, map: Arc<Map>) -> u64 {
+        let addr = Arc::as_ptr(&map).expose_provenance() as u64;
+        if self.inner_at(addr).is_none() {
+            self.inner.push(map);
+        }
+        addr
+    }
+
+    /// Whether a record of this run begins at this address.
+    pub(super) fn is_record(&self, addr: u64) -> bool {
+        self.records.iter().any(|(start, _)| *start == addr)
+    }
+
+    /// Notes what the call of helper `id`, which answered `r0`, did to records.
+    pub(super) fn note_record(&mut self, id: u32, args: &[u64; 5], r0: u64) {
+        match id {
+            id::RINGBUF_RESERVE if r0 != 0 => self.records.push((r0, args[1])),
+            id::RINGBUF_SUBMIT | id::RINGBUF_DISCARD => self.records.retain(|(start, _)| *start != args[0]),
+            _ => {}
+        }
+    }
+
+    /// The window [addr, addr + len) of a record of this run.
+    fn record<'m>(&'m self, exe: &'m Executable, addr: u64, len: usize) -> Option<Slice<'m>> {
+        let end = addr.checked_add(len as u64)?;
+        self.records.iter().find(|(start, size)| *start <= addr && end <= start + size)?;
+        let maps = exe.maps.iter().chain(&self.inner);
+        // The record is in a ring that some program of this run has, not always this one.
+        maps.filter_map(|map| map.ring()).find_map(|ring| ring.region(addr, len))
+    }
+
     /// The window [addr, addr + len) where the program may read (or write) it.
     pub(super) fn window<'m>(&'m self, exe: &'m Executable, addr: u64, len: usize, write: bool) -> Option<Slice<'m>> {
         if let Some(found) = self.stacks.find(addr, len) {
@@ -72,13 +123,15 @@ impl Memory<'_> {
         if let Some(found) = self.context.and_then(|c| find_in(c.memory(), addr, len)) {
             return Some(found).filter(|_| !write || self.context.is_some_and(Context::memory_is_writable));
         }
-        let allowed = |map: &&std::sync::Arc<crate::map::Map>| {
+        let allowed = |map: &&Arc<Map>| {
             if write { map.programs_may_write() } else { map.programs_may_read() }
         };
         exe.maps
             .iter()
+            .chain(&self.inner)
             .filter(allowed)
             .find_map(|map| map.value_region(addr, len))
+            .or_else(|| self.record(exe, addr, len))
             .or_else(|| self.regions.iter().find_map(|region| find_in(*region, addr, len)))
     }
 

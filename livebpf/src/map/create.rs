@@ -2,8 +2,14 @@
 
 use super::array::Array;
 use super::cell::OutOfMemory;
-use super::hash::Hash;
+use super::hash::{self, Hash};
+use super::inner::Outer;
+use super::lpm::Lpm;
+use super::perf::Events;
 use super::prog_array::ProgArray;
+use super::queue::Queue;
+use super::ring::Ring;
+use super::targets::Targets;
 use super::{MapError, Storage};
 use crate::object::{MapDef, MapInit, MapType};
 
@@ -12,6 +18,8 @@ pub mod flag {
 
     /// Elements are allocated on demand. Has no visible effect here.
     pub const NO_PREALLOC: u32 = 1 << 0;
+    /// Each CPU keeps its own list of what was used. Has no visible effect here.
+    pub const NO_COMMON_LRU: u32 = 1 << 1;
     /// NUMA node given. Has no visible effect here.
     pub const NUMA_NODE: u32 = 1 << 2;
     /// Users may not write.
@@ -68,8 +76,142 @@ pub(super) fn storage(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
             let hash = Hash::new(def.key_size, def.value_size, def.max_entries, cpus).map_err(|e| no_memory(def, e))?;
             Ok(Storage::Hash(hash))
         }
+        MapType::PERCPU_HASH | MapType::LRU_HASH | MapType::LRU_PERCPU_HASH => other_hash(def, cpus),
+        MapType::LPM_TRIE => {
+            check_lpm(def)?;
+            let trie = Lpm::new(def.key_size, def.value_size, def.max_entries, cpus).map_err(|e| no_memory(def, e))?;
+            Ok(Storage::Lpm(trie))
+        }
+        MapType::ARRAY_OF_MAPS | MapType::HASH_OF_MAPS => of_maps(def, cpus),
+        MapType::DEVMAP | MapType::DEVMAP_HASH | MapType::CPUMAP | MapType::XSKMAP => targets(def),
+        MapType::QUEUE | MapType::STACK => {
+            check_queue(def)?;
+            let stack = def.map_type == MapType::STACK;
+            let queue = Queue::new(def.value_size, def.max_entries, stack).map_err(|e| no_memory(def, e))?;
+            Ok(Storage::Queue(queue))
+        }
+        MapType::RINGBUF => {
+            check_ring(def)?;
+            Ok(Storage::Ring(Ring::new(def.max_entries).map_err(|e| no_memory(def, e))?))
+        }
+        MapType::PERF_EVENT_ARRAY => {
+            if def.value_size != 4 {
+                return Err(invalid(format!("value_size is {}, a perf event array wants 4", def.value_size)));
+            }
+            check_array(def, flag::NUMA_NODE | flag::RDONLY | flag::WRONLY)?;
+            if def.max_entries > EVENTS_MAX {
+                return Err(MapError::NoMemory(format!("{} entries", def.max_entries).into()));
+            }
+            Ok(Storage::Events(Events::new(def.max_entries)))
+        }
         map_type => Err(MapError::Unsupported { name: def.name.clone(), map_type }),
     }
+}
+
+/// Most entries of a perf event array.
+const EVENTS_MAX: u32 = 1 << 16;
+
+fn other_hash(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
+    let per_cpu = def.map_type != MapType::LRU_HASH;
+    let forgets = def.map_type != MapType::PERCPU_HASH;
+    if forgets && def.map_flags & flag::NO_PREALLOC != 0 {
+        return Err(MapError::NotPossible { operation: "BPF_F_NO_PREALLOC", map_type: def.map_type });
+    }
+    let only_forgetting = if forgets { flag::NO_COMMON_LRU } else { 0 };
+    check_hash_flags(def, only_forgetting)?;
+    if per_cpu && u64::from(def.value_size).next_multiple_of(8) > PERCPU_VALUE_MAX {
+        let why = format!("value_size {} is above the {PERCPU_VALUE_MAX} of a per-CPU map", def.value_size);
+        return Err(MapError::TooBig(why.into()));
+    }
+    let kind = hash::Kind { per_cpu, forgets };
+    let hash = Hash::of_kind(kind, def.key_size, def.value_size, def.max_entries, cpus);
+    Ok(Storage::Hash(hash.map_err(|e| no_memory(def, e))?))
+}
+
+/// Most bytes of what a prefix's length counts bits of.
+const LPM_DATA_MAX: u32 = 256;
+
+fn check_lpm(def: &MapDef) -> Result<(), MapError> {
+    if def.map_flags & flag::NO_PREALLOC == 0 {
+        return Err(invalid("map_flags lacks BPF_F_NO_PREALLOC"));
+    }
+    check_map_flags(def, flag::NO_PREALLOC | flag::NUMA_NODE | flag::ACCESS)?;
+    if def.max_entries == 0 || def.value_size == 0 {
+        return Err(invalid("max_entries or value_size is 0"));
+    }
+    if !(5..=4 + LPM_DATA_MAX).contains(&def.key_size) {
+        return Err(invalid(format!("key_size is {}, a trie wants 5 to {}", def.key_size, 4 + LPM_DATA_MAX)));
+    }
+    if u64::from(def.key_size) + u64::from(def.value_size) >= HASH_ELEMENT_MAX {
+        return Err(invalid(format!("value_size {} is too big", def.value_size)));
+    }
+    Ok(())
+}
+
+fn of_maps(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
+    let Some(template) = def.inner.as_deref() else {
+        return Err(MapError::BadHandle("the map has no template of its inner maps".into()));
+    };
+    if def.value_size != 4 {
+        return Err(invalid(format!("value_size is {}, a map of maps wants 4", def.value_size)));
+    }
+    match template.map_type {
+        MapType::ARRAY_OF_MAPS | MapType::HASH_OF_MAPS => return Err(invalid("maps of maps cannot be inner maps")),
+        MapType::PROG_ARRAY => {
+            return Err(MapError::NotPossible { operation: "being an inner map", map_type: template.map_type });
+        }
+        _ => {}
+    }
+    let outer = if def.map_type == MapType::ARRAY_OF_MAPS {
+        check_array(def, flag::NUMA_NODE | flag::RDONLY | flag::WRONLY)?;
+        Outer::array(def.max_entries, template.clone())
+    } else {
+        check_hash(def)?;
+        Outer::hash(def.key_size, def.max_entries, cpus, template.clone())
+    };
+    Ok(Storage::Outer(outer.map_err(|e| no_memory(def, e))?))
+}
+
+fn targets(def: &MapDef) -> Result<Storage, MapError> {
+    let sizes: &[u32] = if def.map_type == MapType::XSKMAP { &[4] } else { &[4, 8] };
+    if def.max_entries == 0 || def.key_size != 4 || !sizes.contains(&def.value_size) {
+        let (key, value, entries) = (def.key_size, def.value_size, def.max_entries);
+        return Err(invalid(format!(
+            "found key_size {key}, value_size {value}, max_entries {entries}, wanted 4, {sizes:?}, 1"
+        )));
+    }
+    let allowed = match def.map_type {
+        MapType::CPUMAP => flag::NUMA_NODE,
+        _ => flag::NUMA_NODE | flag::RDONLY | flag::WRONLY,
+    };
+    check_map_flags(def, allowed)?;
+    let targets = Targets::new(def.map_type, def.value_size, def.max_entries).map_err(|e| no_memory(def, e))?;
+    Ok(Storage::Targets(targets))
+}
+
+fn check_queue(def: &MapDef) -> Result<(), MapError> {
+    if def.max_entries == 0 || def.key_size != 0 || def.value_size == 0 {
+        return Err(invalid("wanted max_entries and value_size, and no key_size"));
+    }
+    check_map_flags(def, flag::NUMA_NODE | flag::ACCESS)?;
+    if u64::from(def.value_size) > 4 << 20 {
+        return Err(MapError::TooBig(format!("value_size {} is above {}", def.value_size, 4 << 20).into()));
+    }
+    Ok(())
+}
+
+/// Bytes of a page: a ring buffer has whole ones.
+const PAGE: u32 = 4096;
+
+fn check_ring(def: &MapDef) -> Result<(), MapError> {
+    check_map_flags(def, flag::NUMA_NODE)?;
+    if def.key_size != 0 || def.value_size != 0 {
+        return Err(invalid("a ring buffer has neither key_size nor value_size"));
+    }
+    if !def.max_entries.is_power_of_two() || !def.max_entries.is_multiple_of(PAGE) {
+        return Err(invalid(format!("max_entries is {}, wanted a power of two of whole pages", def.max_entries)));
+    }
+    Ok(())
 }
 
 fn check_array(def: &MapDef, flags: u32) -> Result<(), MapError> {
@@ -90,7 +232,11 @@ fn check_array(def: &MapDef, flags: u32) -> Result<(), MapError> {
 }
 
 fn check_hash(def: &MapDef) -> Result<(), MapError> {
-    check_map_flags(def, flag::NO_PREALLOC | flag::NUMA_NODE | flag::ACCESS | flag::ZERO_SEED)?;
+    check_hash_flags(def, 0)
+}
+
+fn check_hash_flags(def: &MapDef, more: u32) -> Result<(), MapError> {
+    check_map_flags(def, flag::NO_PREALLOC | flag::NUMA_NODE | flag::ACCESS | flag::ZERO_SEED | more)?;
     for (what, value) in [("max_entries", def.max_entries), ("key_size", def.key_size), ("value_size", def.value_size)]
     {
         if value == 0 {

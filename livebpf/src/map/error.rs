@@ -48,6 +48,12 @@ pub enum MapError {
     /// In use in a way that forbids this (`EBUSY`).
     #[error("{0}")]
     Busy(Text),
+    /// No room at the moment (`ENOSPC`).
+    #[error("there is no room")]
+    NoSpace,
+    /// Longer than there may be (`EOVERFLOW`).
+    #[error("{0}")]
+    TooLong(Text),
     /// The map's type is not one that this runtime has (`EINVAL`).
     #[error("map {name:?} is of type {map_type}, which is not supported")]
     Unsupported {
@@ -81,6 +87,8 @@ impl MapError {
             MapError::Denied(_) => libc::EPERM,
             MapError::NoMemory(_) => libc::ENOMEM,
             MapError::Busy(_) => libc::EBUSY,
+            MapError::NoSpace => libc::ENOSPC,
+            MapError::TooLong(_) => libc::EOVERFLOW,
             MapError::NotPossible { .. } => ENOTSUPP,
         }
     }

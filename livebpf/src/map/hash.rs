@@ -34,6 +34,15 @@
 //! elements, one per CPU and one for users; where two writers share one at the same moment, the second overwrites the
 //! value in place.
 //!
+//! # Per CPU, and least recently used
+//!
+//! In a per-CPU map an element holds one value after the other, each rounded up to 8 bytes. An update by a program changes
+//! that of its own CPU in place; a new element's others are zero.
+//!
+//! A map that forgets what was least recently used has a mark in each element that lookups set. When it is full, a new key
+//! takes the place of the first element without a mark, counted on from where the last one was found; marks that are
+//! passed are taken away. As in the kernel this is near to the true order, not the same.
+//!
 //! # Locks
 //!
 //! A bucket is locked for a handful of instructions in which nothing is called, allocated or can panic. A thread that
@@ -70,8 +79,16 @@ pub(super) struct Hash {
     value_at: usize,
     key_size: usize,
     value_size: usize,
+    /// Bytes from one CPU's value to the next one's; 0 when not per CPU.
+    cpu_stride: usize,
+    /// Bytes of all of an element's values.
+    values_size: usize,
     max_entries: u32,
     seed: u64,
+    /// Offset of the mark in an element, in maps that forget.
+    mark_at: Option<usize>,
+    /// Where to look next for an element to forget.
+    hand: AtomicU32,
     /// Deleted elements: number of the first in the low half, a count of changes in the high half.
     free: AtomicU64,
     /// How many elements have ever been used.
@@ -89,11 +106,36 @@ struct Spare(AtomicU32);
 /// The CPU number under which users change maps.
 pub(super) const USER: u32 = u32::MAX;
 
+/// What kind of hash map.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Kind {
+    /// A value for each CPU.
+    pub(super) per_cpu: bool,
+    /// Forgets what was least recently used when it is full.
+    pub(super) forgets: bool,
+}
+
 impl Hash {
     /// An empty map; the sizes have been checked by the caller.
     pub(super) fn new(key_size: u32, value_size: u32, max_entries: u32, cpus: u32) -> Result<Hash, OutOfMemory> {
+        Hash::of_kind(Kind::default(), key_size, value_size, max_entries, cpus)
+    }
+
+    /// The same for the other kinds.
+    pub(super) fn of_kind(
+        kind: Kind,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        cpus: u32,
+    ) -> Result<Hash, OutOfMemory> {
         let value_at = KEY + (key_size as usize).next_multiple_of(8);
-        let mut stride = value_at + (value_size as usize).next_multiple_of(8);
+        let one = (value_size as usize).next_multiple_of(8);
+        let cpu_stride = if kind.per_cpu { one } else { 0 };
+        let values_size = if kind.per_cpu { one.saturating_mul(cpus as usize) } else { value_size as usize };
+        let values_end = value_at.saturating_add(values_size.next_multiple_of(8));
+        let mark_at = kind.forgets.then_some(values_end);
+        let mut stride = values_end.saturating_add(if kind.forgets { 8 } else { 0 });
         if stride <= 64 {
             // An element then never straddles a cache line.
             stride = stride.next_power_of_two();
@@ -111,8 +153,12 @@ impl Hash {
             value_at,
             key_size: key_size as usize,
             value_size: value_size as usize,
+            cpu_stride,
+            values_size,
             max_entries,
             seed: RandomState::new().hash_one(0u64),
+            mark_at,
+            hand: AtomicU32::new(0),
             free: AtomicU64::new(0),
             fresh: AtomicU32::new(0),
             spares,
@@ -123,9 +169,14 @@ impl Hash {
 
     // --- Readers ---
 
-    /// The value of `key`.
+    /// Bytes of a value as users see it.
+    pub(super) fn user_value_size(&self) -> usize {
+        self.values_size
+    }
+
+    /// The value of `key`, of CPU `cpu` where the map is per CPU.
     #[inline]
-    pub(super) fn lookup(&self, key: &[u8]) -> Option<Slice<'_>> {
+    pub(super) fn lookup(&self, key: &[u8], cpu: u32) -> Option<Slice<'_>> {
         if key.len() != self.key_size {
             return None;
         }
@@ -139,14 +190,23 @@ impl Hash {
         } else {
             self.find(key)
         };
-        found.and_then(|found| found.element.sub(self.value_at, self.value_size))
+        let element = found?.element;
+        if let Some(mark_at) = self.mark_at {
+            element.store(mark_at, Size::B, 1);
+        }
+        // A CPU that there is not has its value outside of the element.
+        let off = self.cpu_stride.checked_mul(cpu as usize)?;
+        if off + self.value_size > self.values_size {
+            return None;
+        }
+        element.sub(self.value_at + off, self.value_size)
     }
 
     /// A copy of the value of `key`, all of it from this key's element.
     pub(super) fn read(&self, key: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self.find(key)?;
-            let value = found.element.sub(self.value_at, self.value_size)?.to_vec();
+            let value = found.element.sub(self.value_at, self.values_size)?.to_vec();
             if self.unchanged(found.bucket, found.word) {
                 return Some(value);
             }
@@ -232,7 +292,8 @@ impl Hash {
     pub(super) fn value_region(&self, addr: u64, len: usize) -> Option<Slice<'_>> {
         let block = self.elements.slice();
         let off = block.find(addr, len)?;
-        let in_value = (off % self.stride).checked_sub(self.value_at)?;
+        let in_values = (off % self.stride).checked_sub(self.value_at).filter(|at| *at < self.values_size.max(1))?;
+        let in_value = if self.cpu_stride == 0 { in_values } else { in_values % self.cpu_stride };
         if in_value.checked_add(len)? <= self.value_size { block.sub(off, len) } else { None }
     }
 
@@ -242,23 +303,72 @@ impl Hash {
     pub(super) fn update(&self, key: &[u8], value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
         check_flags(flags & !BPF_F_LOCK)?;
         check_flags(flags)?;
-        if let Ok(key) = key.try_into() {
-            self.update_key(u32::from_ne_bytes(key), value, flags, cpu)
-        } else if let Ok(key) = key.try_into() {
-            self.update_key(u64::from_ne_bytes(key), value, flags, cpu)
-        } else {
-            self.update_key(key, value, flags, cpu)
+        let update = || {
+            if let Ok(key) = key.try_into() {
+                self.update_key(u32::from_ne_bytes(key), value, flags, cpu)
+            } else if let Ok(key) = key.try_into() {
+                self.update_key(u64::from_ne_bytes(key), value, flags, cpu)
+            } else {
+                self.update_key(key, value, flags, cpu)
+            }
+        };
+        let done = update();
+        match (&done, self.mark_at) {
+            (Err(MapError::Full { .. }), Some(mark_at)) => self.update_forgetting(mark_at, update),
+            _ => done,
         }
+    }
+
+    /// Forgets elements until `update` finds room: once, unless others take it meanwhile.
+    #[cold]
+    fn update_forgetting(&self, mark_at: usize, update: impl Fn() -> Result<(), MapError>) -> Result<(), MapError> {
+        let mut done = Err(MapError::Full { max_entries: self.max_entries });
+        for _ in 0..64 {
+            if !matches!(done, Err(MapError::Full { .. })) {
+                break;
+            }
+            self.forget(mark_at)?;
+            done = update();
+        }
+        done
+    }
+
+    /// Removes an element that was not used lately.
+    fn forget(&self, mark_at: usize) -> Result<(), MapError> {
+        let count = self.max_entries + self.spares.len() as u32;
+        // Once round takes all marks away, and once more finds an element without.
+        for _ in 0..2 * u64::from(count) {
+            let at = self.hand.fetch_add(1, Ordering::Relaxed) % count + 1;
+            let element = self.element(at).ok_or_else(broken)?;
+            if element.load(mark_at, Size::B) == Some(1) {
+                element.store(mark_at, Size::B, 0);
+                continue;
+            }
+            let key = element.sub(KEY, self.key_size).ok_or_else(broken)?.to_vec();
+            let key: &[u8] = &key;
+            let mut locked = Locked::new(self.bucket(key.hash(self.seed)).ok_or_else(broken)?)?;
+            // Not the one that is there now: spares and deleted elements have keys, too.
+            let Some(place) = self.place(&locked, key).filter(|place| place.at == at) else { continue };
+            place.relink(&mut locked, place.next);
+            drop(locked);
+            self.give_free(at);
+            return Ok(());
+        }
+        Ok(())
     }
 
     #[inline]
     fn update_key<K: Key>(&self, key: K, value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
         let mut locked = Locked::new(self.bucket(key.hash(self.seed)).ok_or_else(broken)?)?;
         let Some(place) = self.place(&locked, key) else {
-            return if flags & BPF_EXIST != 0 { Err(MapError::NotFound) } else { self.insert(&mut locked, key, value) };
+            let insert = flags & BPF_EXIST == 0;
+            return if insert { self.insert(&mut locked, key, value, cpu) } else { Err(MapError::NotFound) };
         };
         if flags & BPF_NOEXIST != 0 {
             return Err(MapError::Exists);
+        }
+        if self.cpu_stride != 0 {
+            return self.put_value(place.element, value, cpu).ok_or_else(broken);
         }
         let spare = &self.spares[(cpu as usize).min(self.spares.len() - 1)].0;
         let new = spare.swap(0, Ordering::Acquire);
@@ -267,7 +377,7 @@ impl Hash {
             value.copy_to(place.element.sub(self.value_at, self.value_size).ok_or_else(broken)?);
             return Ok(());
         }
-        self.write(new, key, value, place.next).ok_or_else(broken)?;
+        self.write(new, key, value, place.next, cpu).ok_or_else(broken)?;
         place.relink(&mut locked, new);
         drop(locked);
         // Whoever finds this spare empty meanwhile overwrites in place; nobody else fills it.
@@ -275,9 +385,9 @@ impl Hash {
         Ok(())
     }
 
-    fn insert<K: Key>(&self, locked: &mut Locked<'_>, key: K, value: impl Source) -> Result<(), MapError> {
+    fn insert<K: Key>(&self, locked: &mut Locked<'_>, key: K, value: impl Source, cpu: u32) -> Result<(), MapError> {
         let new = self.take_free().ok_or(MapError::Full { max_entries: self.max_entries })?;
-        self.write(new, key, value, locked.first()).ok_or_else(broken)?;
+        self.write(new, key, value, locked.first(), cpu).ok_or_else(broken)?;
         locked.set_first(new);
         Ok(())
     }
@@ -321,13 +431,32 @@ impl Hash {
 
     /// Writes an element that is in no chain.
     #[inline]
-    fn write<K: Key>(&self, at: u32, key: K, value: impl Source, next: u32) -> Option<()> {
+    fn write<K: Key>(&self, at: u32, key: K, value: impl Source, next: u32, cpu: u32) -> Option<()> {
         let element = self.element(at)?;
         // Readers that still stand on it from its former life must notice: see the head of this file.
         fence(Ordering::Release);
         element.atomic_u32(NEXT)?.store(next, Ordering::Relaxed);
         key.put(element);
-        value.copy_to(element.sub(self.value_at, self.value_size)?);
+        if self.cpu_stride != 0 {
+            element.sub(self.value_at, self.values_size)?.clear();
+        }
+        if let Some(mark_at) = self.mark_at {
+            element.store(mark_at, Size::B, 0);
+        }
+        self.put_value(element, value, cpu)
+    }
+
+    /// Writes an element's value: in a per-CPU map that of CPU `cpu`, or for [`USER`] those of all.
+    #[inline]
+    fn put_value(&self, element: Slice<'_>, value: impl Source, cpu: u32) -> Option<()> {
+        let target = if self.cpu_stride == 0 || cpu == USER {
+            element.sub(self.value_at, self.values_size)?
+        } else {
+            let off =
+                self.cpu_stride.checked_mul(cpu as usize).filter(|off| off + self.value_size <= self.values_size)?;
+            element.sub(self.value_at + off, self.value_size)?
+        };
+        value.copy_to(target);
         Some(())
     }
 

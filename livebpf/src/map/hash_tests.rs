@@ -39,7 +39,7 @@ fn behaves_like_a_model_for_every_kind_of_key_size() {
             let (there, full) = (model.contains_key(&key), model.len() == 20);
             match random.below(6) {
                 0 => assert_eq!(hash.read(&key), model.get(&key).cloned()),
-                1 => assert_eq!(hash.lookup(&key).map(Slice::to_vec), model.get(&key).cloned()),
+                1 => assert_eq!(hash.lookup(&key, 0).map(Slice::to_vec), model.get(&key).cloned()),
                 2 => {
                     let want = if there { 0 } else { libc::ENOENT };
                     assert_eq!(errno(hash.delete(&key)), want);
@@ -79,7 +79,7 @@ fn a_key_of_another_size_is_never_found() {
     let hash = Hash::new(4, 8, 4, 1).unwrap();
     hash.update(&[0; 4], &[1; 8][..], BPF_ANY, 0).unwrap();
     for size in [0, 3, 5, 8, 16] {
-        assert!(hash.lookup(&vec![0; size]).is_none());
+        assert!(hash.lookup(&vec![0; size], 0).is_none());
     }
 }
 
@@ -87,15 +87,15 @@ fn a_key_of_another_size_is_never_found() {
 fn a_replaced_value_is_a_new_element_and_a_deleted_one_is_used_again() {
     let hash = Hash::new(4, 8, 2, 1).unwrap();
     hash.update(&[1; 4], &[1; 8][..], BPF_ANY, 0).unwrap();
-    let old = hash.lookup(&[1; 4]).unwrap();
+    let old = hash.lookup(&[1; 4], 0).unwrap();
     hash.update(&[1; 4], &[2; 8][..], BPF_ANY, 0).unwrap();
     assert_eq!(old.to_vec(), [1; 8], "the old element still shows the old value");
     assert_eq!(hash.read(&[1; 4]).unwrap(), [2; 8]);
-    let now = hash.lookup(&[1; 4]).unwrap();
+    let now = hash.lookup(&[1; 4], 0).unwrap();
     assert_ne!(now.addr(), old.addr());
     hash.delete(&[1; 4]).unwrap();
     hash.update(&[2; 4], &[3; 8][..], BPF_NOEXIST, 0).unwrap();
-    assert_eq!(hash.lookup(&[2; 4]).unwrap().addr(), now.addr());
+    assert_eq!(hash.lookup(&[2; 4], 0).unwrap().addr(), now.addr());
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn regions_are_values_and_nothing_else() {
         hash.update(&[n; 5], &[n; 12][..], BPF_ANY, 0).unwrap();
     }
     for n in 0..3 {
-        let addr = hash.lookup(&[n; 5]).unwrap().addr();
+        let addr = hash.lookup(&[n; 5], 0).unwrap().addr();
         assert_eq!(hash.value_region(addr, 12).unwrap().to_vec(), [n; 12]);
         assert_eq!(hash.value_region(addr + 4, 8).unwrap().addr(), addr + 4);
         for (at, len) in [(addr - 1, 1), (addr, 13), (addr + 12, 1), (addr + 5, 8), (addr, usize::MAX)] {
@@ -121,7 +121,7 @@ fn the_spare_in_use_means_overwriting_in_place() {
     let hash = Hash::new(4, 8, 2, 1).unwrap();
     hash.update(&[1; 4], &[1; 8][..], BPF_ANY, 0).unwrap();
     let spare = hash.spares[0].0.swap(0, Relaxed);
-    let before = hash.lookup(&[1; 4]).unwrap();
+    let before = hash.lookup(&[1; 4], 0).unwrap();
     hash.update(&[1; 4], &[2; 8][..], BPF_ANY, 0).unwrap();
     assert_eq!(before.to_vec(), [2; 8]);
     assert_eq!(hash.spares[0].0.swap(spare, Relaxed), 0, "only its taker gives a spare back");
@@ -133,7 +133,7 @@ fn an_interrupted_writer_gets_busy_and_the_lock_is_freed_by_a_panic() {
     let held = Locked::new(hash.bucket(0).unwrap()).unwrap();
     assert_eq!(errno(hash.update(&[1; 4], &[1; 8][..], BPF_ANY, 0)), libc::EBUSY);
     assert_eq!(errno(hash.delete(&[1; 4])), libc::EBUSY);
-    assert!(hash.lookup(&[1; 4]).is_none(), "readers do not wait");
+    assert!(hash.lookup(&[1; 4], 0).is_none(), "readers do not wait");
     drop(held);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _held = Locked::new(hash.bucket(0).unwrap()).unwrap();

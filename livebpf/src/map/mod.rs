@@ -16,7 +16,14 @@ mod create;
 mod error;
 mod hash;
 pub(crate) mod held;
+mod inner;
+mod lpm;
+mod perf;
 pub mod prog_array;
+mod queue;
+pub(crate) mod ring;
+mod spin;
+mod targets;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +36,13 @@ use crate::object::{MapDef, MapType};
 use array::Array;
 use cell::Slice;
 use hash::Hash;
+use inner::Outer;
+use lpm::Lpm;
+use perf::Events;
 use prog_array::{ProgArray, Table};
+use queue::Queue;
+use ring::Ring;
+use targets::Targets;
 
 /// Update: create the element or replace its value.
 pub const BPF_ANY: u64 = 0;
@@ -49,6 +62,7 @@ pub struct Map {
     value_size: u32,
     storage: Storage,
     id: u32,
+    cpus: u32,
     frozen: AtomicBool,
     def: Arc<MapDef>,
 }
@@ -59,6 +73,12 @@ enum Storage {
     Array(Array),
     Hash(Hash),
     Programs(ProgArray),
+    Lpm(Lpm),
+    Outer(Outer),
+    Targets(Targets),
+    Queue(Queue),
+    Ring(Ring),
+    Events(Events),
 }
 
 /// Where the elements of an array map are.
@@ -86,6 +106,7 @@ impl Map {
             value_size: def.value_size,
             storage,
             id,
+            cpus: cpus.max(1),
             frozen: AtomicBool::new(def.frozen),
             def,
         }))
@@ -125,7 +146,8 @@ impl Map {
     pub fn user_value_size(&self) -> usize {
         match &self.storage {
             Storage::Array(array) => array.user_value_size(),
-            Storage::Hash(_) | Storage::Programs(_) => self.value_size as usize,
+            Storage::Hash(hash) => hash.user_value_size(),
+            _ => self.value_size as usize,
         }
     }
 
@@ -140,6 +162,12 @@ impl Map {
             Storage::Array(_) => self.max_entries,
             Storage::Hash(hash) => hash.len(),
             Storage::Programs(programs) => programs.entries().len() as u32,
+            Storage::Lpm(trie) => trie.len(),
+            Storage::Outer(outer) => outer.len(),
+            Storage::Targets(targets) => targets.len(),
+            Storage::Queue(queue) => queue.len(),
+            Storage::Ring(_) => 0,
+            Storage::Events(events) => (0..self.max_entries).filter(|i| events.is_open(*i)).count() as u32,
         }
     }
 
@@ -158,8 +186,113 @@ impl Map {
     pub fn lookup(&self, key: &[u8], cpu: u32) -> Option<Slice<'_>> {
         match &self.storage {
             Storage::Array(array) => array.value(index(key)?, cpu),
-            Storage::Hash(hash) => hash.lookup(key),
-            Storage::Programs(_) => None,
+            Storage::Hash(hash) => hash.lookup(key, cpu),
+            Storage::Lpm(trie) => trie.lookup(key),
+            Storage::Targets(targets) => targets.lookup(key),
+            Storage::Programs(_) | Storage::Outer(_) | Storage::Queue(_) | Storage::Ring(_) | Storage::Events(_) => {
+                None
+            }
+        }
+    }
+
+    /// What `bpf_map_lookup_elem` answers: the value's address, in a map of maps the inner map's, or 0.
+    #[inline]
+    pub(crate) fn lookup_address(&self, key: &[u8], cpu: u32) -> u64 {
+        match &self.storage {
+            Storage::Outer(outer) => outer.address(key),
+            _ => self.lookup(key, cpu).map_or(0, Slice::addr),
+        }
+    }
+
+    /// Whether it has a value for each CPU.
+    pub fn is_per_cpu(&self) -> bool {
+        let types = [MapType::PERCPU_ARRAY, MapType::PERCPU_HASH, MapType::LRU_PERCPU_HASH];
+        types.contains(&self.map_type())
+    }
+
+    /// How many CPUs it has values for.
+    pub fn cpus(&self) -> u32 {
+        self.cpus
+    }
+
+    /// Adds a value to a queue or stack.
+    pub fn push(&self, value: &[u8], flags: u64) -> Result<(), MapError> {
+        self.push_from(value, flags)
+    }
+
+    /// The same, from memory that may change meanwhile.
+    pub(crate) fn push_from(&self, value: impl Source, flags: u64) -> Result<(), MapError> {
+        match &self.storage {
+            Storage::Queue(queue) => queue.push(value, flags),
+            _ => Err(self.not_possible("a push")),
+        }
+    }
+
+    /// Copies the next value of a queue or stack to `to`, and with `take` takes it away; `ENOENT` and zeros when there is none.
+    pub(crate) fn next_value(&self, to: Slice<'_>, take: bool) -> Result<(), MapError> {
+        match &self.storage {
+            Storage::Queue(queue) => queue.next(to, take),
+            _ => Err(self.not_possible("a pop")),
+        }
+    }
+
+    /// The ring of a ring buffer.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        match &self.storage {
+            Storage::Ring(ring) => Some(ring),
+            _ => None,
+        }
+    }
+
+    /// Sends a record to whoever listens at `index` of a perf event array.
+    pub(crate) fn perf_output(&self, index: u32, data: Slice<'_>, packet: Slice<'_>) -> Result<(), MapError> {
+        match &self.storage {
+            Storage::Events(events) => events.output(index, data, packet),
+            _ => Err(self.not_possible("output")),
+        }
+    }
+
+    /// Starts to listen at `index` of a perf event array, with room for `size` bytes.
+    pub(crate) fn perf_open(&self, index: u32, size: u32) -> Result<(), MapError> {
+        match &self.storage {
+            Storage::Events(events) => events.open(index, size),
+            _ => Err(self.not_possible("listening")),
+        }
+    }
+
+    /// What was sent to `index` of a perf event array, and how many records did not fit; `None` where nobody listens.
+    pub(crate) fn perf_events(&self, index: u32) -> Option<(&Ring, u64)> {
+        match &self.storage {
+            Storage::Events(events) => Some((events.ring(index)?, events.lost(index))),
+            _ => None,
+        }
+    }
+
+    /// The map at `key` of a map of maps.
+    pub fn inner(&self, key: &[u8]) -> Option<Arc<Map>> {
+        match &self.storage {
+            Storage::Outer(outer) => outer.get(key),
+            _ => None,
+        }
+    }
+
+    /// Puts a map into a map of maps. Answers the one that was there, which has to be kept for a grace period.
+    pub fn set_inner(&self, key: &[u8], inner: Arc<Map>, flags: u64) -> Result<Option<Arc<Map>>, MapError> {
+        self.check_user_may_write()?;
+        self.check_key(key)?;
+        match &self.storage {
+            Storage::Outer(outer) => outer.set(key, inner, flags),
+            _ => Err(self.not_possible("holding maps")),
+        }
+    }
+
+    /// Takes a map out of a map of maps. It has to be kept for a grace period.
+    pub fn clear_inner(&self, key: &[u8]) -> Result<Arc<Map>, MapError> {
+        self.check_user_may_write()?;
+        self.check_key(key)?;
+        match &self.storage {
+            Storage::Outer(outer) => outer.clear(key),
+            _ => Err(self.not_possible("holding maps")),
         }
     }
 
@@ -179,7 +312,8 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.update(self.array_index(key, flags)?, value, cpu),
             Storage::Hash(hash) => hash.update(key, value, flags, cpu),
-            Storage::Programs(_) => Err(self.not_possible("an update by a program")),
+            Storage::Lpm(trie) => trie.update(key, value, flags, cpu),
+            _ => Err(self.not_possible("an update by a program")),
         }
     }
 
@@ -189,7 +323,8 @@ impl Map {
         match &self.storage {
             Storage::Array(_) => Err(MapError::Invalid("elements of an array cannot be deleted".into())),
             Storage::Hash(hash) => hash.delete(key),
-            Storage::Programs(_) => Err(self.not_possible("a deletion by a program")),
+            Storage::Lpm(trie) => trie.delete(key),
+            _ => Err(self.not_possible("a deletion by a program")),
         }
     }
 
@@ -209,6 +344,16 @@ impl Map {
                 let id = programs.lookup(index(key).unwrap_or(u32::MAX))?;
                 Ok(id.to_ne_bytes().to_vec())
             }
+            Storage::Lpm(trie) => trie.read(key).ok_or(MapError::NotFound),
+            Storage::Targets(targets) => targets.read(key).ok_or(MapError::NotFound),
+            Storage::Outer(outer) => {
+                outer.get(key).map(|map| map.id().to_ne_bytes().to_vec()).ok_or(MapError::NotFound)
+            }
+            Storage::Queue(queue) => {
+                let mut value = vec![0; self.value_size as usize];
+                queue.next(Slice::from_mut(&mut value), false).map(|()| value)
+            }
+            Storage::Ring(_) | Storage::Events(_) => Err(self.not_possible("reading")),
         }
     }
 
@@ -223,14 +368,34 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.write(self.array_index(key, flags)?, value),
             Storage::Hash(hash) => hash.update(key, value, flags, hash::USER),
-            Storage::Programs(_) => Err(self.not_possible("writing as data")),
+            Storage::Lpm(trie) => trie.update(key, value, flags, hash::USER),
+            Storage::Targets(targets) => targets.write(key, value, flags),
+            Storage::Queue(queue) => queue.push(value, flags),
+            Storage::Programs(_) | Storage::Outer(_) | Storage::Ring(_) | Storage::Events(_) => {
+                Err(self.not_possible("writing as data"))
+            }
         }
     }
 
     /// Removes the element of `key`.
     pub fn remove(&self, key: &[u8]) -> Result<(), MapError> {
         self.check_user_may_write()?;
-        self.delete(key)
+        match &self.storage {
+            Storage::Targets(targets) => self.check_key(key).and_then(|()| targets.remove(key)),
+            Storage::Queue(_) => Err(MapError::Invalid("values without keys cannot be deleted".into())),
+            Storage::Events(_) => self.check_key(key).and_then(|()| match index(key) {
+                Some(index) if index < self.max_entries => Err(MapError::NotFound),
+                index => Err(MapError::IndexTooBig { index: index.unwrap_or(u32::MAX), max_entries: self.max_entries }),
+            }),
+            _ => self.delete(key),
+        }
+    }
+
+    /// Takes the next value out of a queue or stack: `ENOENT` when there is none.
+    pub fn pop(&self) -> Result<Vec<u8>, MapError> {
+        self.check_user_may_write()?;
+        let mut value = vec![0; self.value_size as usize];
+        self.next_value(Slice::from_mut(&mut value), true).map(|()| value)
     }
 
     /// The key after `key`; the first one for `None` and for a key that is not there. [`MapError::NotFound`] after the
@@ -243,7 +408,7 @@ impl Map {
             self.check_key(key)?;
         }
         match &self.storage {
-            Storage::Array(_) | Storage::Programs(_) => {
+            Storage::Array(_) | Storage::Programs(_) | Storage::Events(_) => {
                 let next = match key.and_then(index) {
                     Some(i) if i < self.max_entries => i + 1,
                     _ => 0,
@@ -251,6 +416,11 @@ impl Map {
                 if next < self.max_entries { Ok(next.to_ne_bytes().to_vec()) } else { Err(MapError::NotFound) }
             }
             Storage::Hash(hash) => hash.next_key(key).ok_or(MapError::NotFound),
+            Storage::Lpm(trie) => trie.next_key(key).ok_or(MapError::NotFound),
+            Storage::Outer(outer) => outer.next_key(key).ok_or(MapError::NotFound),
+            Storage::Targets(targets) => targets.next_key(key).ok_or(MapError::NotFound),
+            Storage::Queue(_) => Err(MapError::Invalid("values have no keys".into())),
+            Storage::Ring(_) => Err(self.not_possible("walking")),
         }
     }
 
@@ -277,7 +447,7 @@ impl Map {
     pub fn prog_array(&self) -> Option<&ProgArray> {
         match &self.storage {
             Storage::Programs(programs) => Some(programs),
-            Storage::Array(_) | Storage::Hash(_) => None,
+            _ => None,
         }
     }
 
@@ -290,14 +460,14 @@ impl Map {
 
     /// Whether programs may write values through pointers.
     pub fn programs_may_write(&self) -> bool {
-        self.def.map_flags & flag::RDONLY_PROG == 0
+        self.def.map_flags & flag::RDONLY_PROG == 0 && !matches!(self.storage, Storage::Targets(_))
     }
 
     /// Where an array's values are; `None` for maps that are no data arrays.
     pub fn array_layout(&self) -> Option<ArrayLayout> {
         match &self.storage {
             Storage::Array(array) => Some(array.layout()),
-            Storage::Hash(_) | Storage::Programs(_) => None,
+            _ => None,
         }
     }
 
@@ -312,7 +482,11 @@ impl Map {
         match &self.storage {
             Storage::Array(array) => array.value_region(addr, len),
             Storage::Hash(hash) => hash.value_region(addr, len),
-            Storage::Programs(_) => None,
+            Storage::Lpm(trie) => trie.value_region(addr, len),
+            Storage::Targets(targets) => targets.value_region(addr, len),
+            Storage::Programs(_) | Storage::Outer(_) | Storage::Queue(_) | Storage::Ring(_) | Storage::Events(_) => {
+                None
+            }
         }
     }
 
@@ -417,5 +591,7 @@ impl Source for Slice<'_> {
     }
 }
 
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod tests;

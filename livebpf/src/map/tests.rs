@@ -64,15 +64,15 @@ fn creation_is_checked_as_in_the_kernel() {
         (HASH, 4, u32::MAX, 1, 0, E2BIG),
         (HASH, 4, 8, (1 << 31) + 1, 0, E2BIG),
         (HASH, 4, 4 << 19, 1 << 31, 0, ENOMEM),
-        (MapType::RINGBUF, 0, 0, 4096, 0, EINVAL),
+        (MapType::STACK_TRACE, 4, 8, 4096, 0, EINVAL),
         (MapType(9999), 4, 4, 1, 0, EINVAL),
     ] {
         let made = create(def(map_type, key_size, value_size, max_entries, flags));
         let what = format!("{map_type} {key_size} {value_size} {max_entries} {flags:#x}: {made:?}");
         assert_eq!(errno(made), want, "{what}");
     }
-    let error = create(def(MapType::RINGBUF, 0, 0, 4096, 0)).unwrap_err();
-    assert_eq!(error.to_string(), "map \"m\" is of type ringbuf, which is not supported");
+    let error = create(def(MapType::STACK_TRACE, 4, 8, 16, 0)).unwrap_err();
+    assert_eq!(error.to_string(), "map \"m\" is of type stack_trace, which is not supported");
 }
 
 #[test]

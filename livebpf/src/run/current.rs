@@ -8,12 +8,14 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
+use super::effects::Effects;
 use super::generation::Generation;
 use super::program::{Entry, Loaded};
 use super::stub::{self, Landing};
 use super::worker::Core;
 use crate::map::Map;
 use crate::map::cell::Slice;
+use crate::object::ProgType;
 use crate::primitive::thread_local;
 
 /// The innermost run of this thread.
@@ -83,10 +85,40 @@ pub(crate) fn trace(text: &str) {
 
 /// Nanoseconds of the monotonic clock.
 pub(crate) fn now_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds of a clock.
+pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is writable and of the right type.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(clock, &mut now) };
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// What the run has asked for so far, to be changed; `None` outside of a run.
+pub(crate) fn effects<R>(change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
+    with(|c| c.and_then(|c| c.worker.change_effects(change)))
+}
+
+/// The cookie that the worker's user has set; 0 outside of a run.
+pub(crate) fn attach_cookie() -> u64 {
+    with(|c| c.map_or(0, |c| c.worker.attach_cookie()))
+}
+
+/// The type of the program that was started.
+pub(crate) fn prog_type() -> Option<ProgType> {
+    with(|c| c.map(|c| c.entry.loaded.contract.kind.prog_type))
+}
+
+/// A copy of [addr, addr + len), where all of it was declared by the worker's user or is in one value of a map that programs may
+/// read.
+pub(crate) fn probe(addr: u64, len: usize) -> Option<Vec<u8>> {
+    let declared = with(|c| c.and_then(|c| c.worker.declared(addr, len).map(<[u8]>::to_vec)));
+    declared.or_else(|| {
+        let value = |map: &Map| map.value_region(addr, len).filter(|_| map.programs_may_read()).map(Slice::to_vec);
+        search(value)
+    })
 }
 
 /// Most bytes that a helper reads at an address of which the program says no size.
@@ -95,6 +127,14 @@ const LONGEST: usize = 4096;
 /// The bytes from `addr` to the end of the map value that contains it, at most [`LONGEST`], in a map of the program that was
 /// started or of any that its tail calls can lead to. `None` for other memory. The window is valid during the helper's call.
 pub(crate) fn readable(addr: u64) -> Option<Slice<'static>> {
+    let len = search(|map| window(map, addr))?;
+    // SAFETY: the map holds these bytes, and is held by a program that this run may be in: both stay in place at least until
+    // the run's read-side section is left.
+    Some(unsafe { Slice::from_raw(addr, len) })
+}
+
+/// The first answer that `look` gives for a map of the program that was started, or of any that its tail calls can lead to.
+fn search<R>(look: impl Fn(&Map) -> Option<R>) -> Option<R> {
     with(|c| {
         let c = c?;
         let started = c.generation.redirect(c.entry.id);
@@ -102,10 +142,8 @@ pub(crate) fn readable(addr: u64) -> Option<Slice<'static>> {
         let mut next = 0;
         while let Some(map) = maps.get(next).cloned() {
             next += 1;
-            if let Some(len) = window(&map, addr) {
-                // SAFETY: the map holds these bytes, and is held by a program that this run may be in: both stay in place at
-                // least until the run's read-side section is left.
-                return Some(unsafe { Slice::from_raw(addr, len) });
+            if let Some(found) = look(&map) {
+                return Some(found);
             }
             let Some(array) = map.prog_array() else { continue };
             for (_, member) in array.table(c.generation.number()).occupied() {

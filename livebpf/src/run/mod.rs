@@ -8,6 +8,7 @@
 
 mod current;
 mod custom;
+mod effects;
 mod error;
 mod generation;
 pub mod helpers;
@@ -22,6 +23,7 @@ mod updates;
 mod worker;
 
 pub use custom::{HelperCall, HelperFn};
+pub use effects::{Cloned, Effects, Redirect, Target};
 pub use error::RunError;
 pub use program::Program;
 pub use shared::{Engine, TraceLog};

@@ -1,9 +1,12 @@
 //! A thread's licence to run programs: its reader record, its CPU number, and the way into the code.
 #![allow(unsafe_code)]
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::current::{self, Current};
+use super::effects::Effects;
 use super::error::RunError;
 use super::generation::Generation;
 use super::host::Host;
@@ -30,6 +33,12 @@ pub(super) struct Core {
     reader: Reader,
     shared: Arc<Shared>,
     cpu: u32,
+    /// What the last outermost run asked for; `asked`: it is not empty.
+    effects: RefCell<Effects>,
+    asked: Cell<bool>,
+    cookie: u64,
+    /// Memory that programs may probe, by its address; no two overlap.
+    declared: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
@@ -47,7 +56,9 @@ impl Worker {
         let cpu = shared.take_cpu().ok_or(RunError::NoCpu { cpus: shared.cpus })?;
         // Takes long the first time on a thread, and this is most likely the one that will run.
         let _ = stack::remaining();
-        Ok(Worker { core: Core { shared: shared.clone(), reader: shared.domain.reader(), cpu } })
+        let reader = shared.domain.reader();
+        let (effects, asked, declared) = (RefCell::default(), Cell::new(false), BTreeMap::new());
+        Ok(Worker { core: Core { shared: shared.clone(), reader, cpu, effects, asked, cookie: 0, declared } })
     }
 
     /// The CPU number that this worker's runs see, and whose per-CPU values they use.
@@ -61,6 +72,32 @@ impl Worker {
     /// [`RunError`]; the context is unchanged unless the program was started.
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
         self.core.run(program, ctx).map(|r0| r0 as u32)
+    }
+
+    /// What the last run asked for: where the packet is to go, and so on. Empty when nothing was run yet.
+    pub fn effects(&self) -> Effects {
+        self.core.effects.borrow().clone()
+    }
+
+    /// What `bpf_get_attach_cookie` answers in this worker's runs.
+    pub fn set_attach_cookie(&mut self, cookie: u64) {
+        self.core.cookie = cookie;
+    }
+
+    /// Lets programs read a copy of `bytes` at the address `addr` by `bpf_probe_read_kernel` and its kin: as if they lay there. In
+    /// place of what was declared at any of these addresses before. Nothing else can be read there, and the process's own
+    /// memory at that address, if there is any, has nothing to do with it.
+    pub fn declare(&mut self, addr: u64, bytes: &[u8]) {
+        let Some(end) = addr.checked_add(bytes.len() as u64) else { return };
+        self.core.declared.retain(|start, old| *start >= end || start + old.len() as u64 <= addr);
+        if !bytes.is_empty() {
+            self.core.declared.insert(addr, bytes.to_vec());
+        }
+    }
+
+    /// Takes all declared memory away.
+    pub fn forget_declared(&mut self) {
+        self.core.declared.clear();
     }
 
     /// Enters a read-side section for a batch of runs.
@@ -82,11 +119,37 @@ impl Pinned<'_> {
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
         self.core.run_in_section(&program.entry, ctx).map(|r0| r0 as u32)
     }
+
+    /// As [`Worker::effects`].
+    pub fn effects(&self) -> Effects {
+        self.core.effects.borrow().clone()
+    }
 }
 
 impl Core {
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+    pub(super) fn attach_cookie(&self) -> u64 {
+        self.cookie
+    }
+    /// [addr, addr + len) of declared memory.
+    pub(super) fn declared(&self, addr: u64, len: usize) -> Option<&[u8]> {
+        let (start, bytes) = self.declared.range(..=addr).next_back()?;
+        let from = usize::try_from(addr - start).ok()?;
+        bytes.get(from..from.checked_add(len)?)
+    }
+    /// `None` where a signal handler's run meets the change that it interrupts.
+    pub(super) fn change_effects<R>(&self, change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
+        self.asked.set(true);
+        self.effects.try_borrow_mut().ok().map(|mut effects| change(&mut effects))
+    }
+    #[cold]
+    fn forget_effects(&self) {
+        if let Ok(mut effects) = self.effects.try_borrow_mut() {
+            *effects = Effects::default();
+            self.asked.set(false);
+        }
     }
     pub(super) fn cpu(&self) -> u32 {
         self.cpu
@@ -112,6 +175,9 @@ impl Core {
         let depth = current::depth();
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
+        }
+        if self.asked.get() && depth == 0 {
+            self.forget_effects();
         }
         let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };
         let address = generation.resolve(entry.id);

@@ -7,6 +7,7 @@ use super::builder::Runtime;
 use super::ebpf::{Ebpf, ObjectMap, list};
 use super::error::Error;
 use super::install::Prepared;
+use super::map_kinds::MapOfMaps;
 use super::maps::MapHandle;
 use crate::link::{self, Program as Linked};
 use crate::map::prog_array::Retired;
@@ -263,8 +264,25 @@ impl Runtime {
                 Err(source) => return Err(map_error(def, source)),
             }
         }
+        fill_maps_of_maps(&maps, reuse)?;
         Ok(maps)
     }
+}
+
+/// Puts the object's maps where the static initialisers of its maps of maps say.
+fn fill_maps_of_maps(maps: &[ObjectMap], reuse: &BTreeMap<String, MapHandle>) -> Result<(), Error> {
+    for outer in maps.iter().filter(|map| !reuse.contains_key(&map.def.name)) {
+        let MapInit::Maps(slots) = &outer.def.init else { continue };
+        for (index, name) in slots {
+            let inner = maps.iter().find(|map| map.def.name == *name).ok_or_else(|| Error::Unknown {
+                kind: "map",
+                name: name.clone(),
+                known: list(maps.iter().map(|m| m.def.name.as_str())),
+            })?;
+            MapOfMaps::try_from(&outer.handle)?.set(&index.to_ne_bytes(), &inner.handle, 0)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn map_error(def: &MapDef, source: MapError) -> Error {

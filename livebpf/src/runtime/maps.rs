@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::Error;
+use super::map_kinds::MapOfMaps;
 use crate::map::prog_array::missed::{Counters, Missed};
 use crate::map::prog_array::{Poke, ProgArray, Retired};
 use crate::map::{Map, MapError};
@@ -90,7 +91,7 @@ impl MapHandle {
 
     /// A fork's child has its own copy of the values, which no program of it can see; and a lock on them may be held by a
     /// thread that it does not have.
-    fn check_process(&self) -> Result<(), Error> {
+    pub(super) fn check_process(&self) -> Result<(), Error> {
         if self.shared().domain.forked() { Err(UpdateError::Forked.into()) } else { Ok(()) }
     }
 
@@ -127,6 +128,27 @@ impl MapHandle {
         self.map().write(key, value, flags).map_err(|e| self.error(e))
     }
 
+    /// Adds a value to a queue or stack; with `BPF_EXIST` (2) the oldest one makes room when it is full.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: E2BIG when it is full, EINVAL; ENOTSUPP (524) for other maps.
+    pub fn push(&self, value: &[u8], flags: u64) -> Result<(), Error> {
+        self.write(&[], value, flags)
+    }
+
+    /// Takes the next value out of a queue or stack; `None` when it is empty.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: EPERM where users may not change it; ENOTSUPP (524) for other maps.
+    pub fn pop(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.check_process()?;
+        match self.map().pop() {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::NotFound) => Ok(None),
+            Err(e) => Err(self.error(e)),
+        }
+    }
+
     /// Writes some bytes of global data, and no others: programs may be changing the rest.
     pub(super) fn write_data(&self, offset: usize, value: &[u8]) -> Result<(), Error> {
         self.check_process()?;
@@ -144,10 +166,13 @@ impl MapHandle {
     /// [`Error::Map`]: ENOENT; EINVAL where entries cannot be removed.
     pub fn remove(&self, key: &[u8]) -> Result<(), Error> {
         self.check_process()?;
-        match ProgramArray::try_from(self) {
-            Ok(array) => array.clear_index(array.index(key)?),
-            Err(_) => self.map().remove(key).map_err(|e| self.error(e)),
+        if let Ok(array) = ProgramArray::try_from(self) {
+            return array.clear_index(array.index(key)?);
         }
+        if let Ok(outer) = MapOfMaps::try_from(self) {
+            return outer.clear(key);
+        }
+        self.map().remove(key).map_err(|e| self.error(e))
     }
 
     /// The key that follows `key`, or the first; `None` after the last.

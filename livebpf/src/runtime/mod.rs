@@ -34,6 +34,7 @@ mod ebpf;
 mod error;
 mod install;
 mod load;
+mod map_kinds;
 mod maps;
 mod transaction;
 mod unverified;
@@ -44,11 +45,14 @@ pub use builder::{Runtime, RuntimeBuilder, Usage};
 pub use ebpf::Ebpf;
 pub use error::{BatchError, Error};
 pub use load::LoadOptions;
+pub use map_kinds::{MapOfMaps, PerfBuffer, RingBuffer};
 pub use maps::{MapHandle, ProgramArray};
 pub use transaction::Transaction;
 pub use updates::Completion;
 pub use upgrade::{Upgrade, UpgradeOptions};
 
 pub use crate::map::prog_array::missed::Missed;
-pub use crate::run::{Engine, HelperCall, Pinned, Program, RunError, TraceLog, Worker};
+pub use crate::run::{
+    Cloned, Effects, Engine, HelperCall, Pinned, Program, Redirect, RunError, Target, TraceLog, Worker,
+};
 pub use crate::text::symbols::{CodeSymbol, SymbolSink};

@@ -16,7 +16,7 @@ const SHORT_KEY: usize = 64;
 #[inline(always)]
 pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
-    unsafe { with_key(map, key, |map, key| map.lookup(key, current::cpu()).map_or(0, Slice::addr)) }
+    unsafe { with_key(map, key, |map, key| map.lookup_address(key, current::cpu())) }
 }
 
 /// `long bpf_map_update_elem(map, key, value, flags)`: 0 or a negative error number.
@@ -44,14 +44,74 @@ pub(super) unsafe fn delete_elem([map, key, ..]: [u64; 5]) -> u64 {
     unsafe { with_key(map, key, |map, key| result(map.delete(key))) }
 }
 
+/// `void *bpf_map_lookup_percpu_elem(map, key, cpu)`: address of that CPU's value, or 0.
+///
+/// # Safety
+/// As for [`lookup_elem`].
+pub(super) unsafe fn lookup_percpu_elem([map, key, cpu, ..]: [u64; 5]) -> u64 {
+    let cpu = cpu as u32;
+    let value = |map: &Map, key: &[u8]| {
+        if cpu >= map.cpus() || !map.is_per_cpu() { 0 } else { map.lookup(key, cpu).map_or(0, Slice::addr) }
+    };
+    // SAFETY: as the caller promises.
+    unsafe { with_key(map, key, value) }
+}
+
+/// `long bpf_map_push_elem(map, value, flags)`: 0 or a negative error number.
+///
+/// # Safety
+/// R1 is the address of a live `Map`, R2 points to its value size of readable bytes.
+pub(super) unsafe fn push_elem([map, value, flags, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    let map = unsafe { live(map) };
+    // SAFETY: as the caller promises.
+    let value = unsafe { Slice::from_raw(value, map.value_size() as usize) };
+    result(map.push_from(value, flags))
+}
+
+/// `long bpf_map_pop_elem(map, value)`: 0, or a negative error number and zeros.
+///
+/// # Safety
+/// R1 is the address of a live `Map`, R2 points to its value size of writable bytes.
+pub(super) unsafe fn pop_elem([map, value, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { next_elem(map, value, true) }
+}
+
+/// `long bpf_map_peek_elem(map, value)`: as [`pop_elem`], and the value stays.
+///
+/// # Safety
+/// As for [`pop_elem`].
+pub(super) unsafe fn peek_elem([map, value, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { next_elem(map, value, false) }
+}
+
+/// # Safety
+/// As for [`pop_elem`].
+unsafe fn next_elem(map: u64, value: u64, take: bool) -> u64 {
+    // SAFETY: as the caller promises.
+    let map = unsafe { live(map) };
+    // SAFETY: as the caller promises.
+    let value = unsafe { Slice::from_raw(value, map.value_size() as usize) };
+    result(map.next_value(value, take))
+}
+
+/// # Safety
+/// `map` is the address of a live `Map`.
+pub(super) unsafe fn live<'a>(map: u64) -> &'a Map {
+    // SAFETY: as the caller promises; programs have no way to change a `Map` but by its methods.
+    unsafe { &*std::ptr::with_exposed_provenance::<Map>(map as usize) }
+}
+
 /// Calls `then` with the map and a copy of the key, which others may be changing meanwhile.
 ///
 /// # Safety
 /// As for [`lookup_elem`].
 #[inline(always)]
 unsafe fn with_key(map: u64, key: u64, then: impl FnOnce(&Map, &[u8]) -> u64) -> u64 {
-    // SAFETY: the caller promises a live map; programs have no way to change a `Map` but by its methods.
-    let map = unsafe { &*std::ptr::with_exposed_provenance::<Map>(map as usize) };
+    // SAFETY: as the caller promises.
+    let map = unsafe { live(map) };
     let size = map.key_size() as usize;
     // SAFETY: the caller promises that many readable bytes.
     let key = unsafe { Slice::from_raw(key, size) };

@@ -11,10 +11,20 @@
 //! *Never.* No helper holds a lock while foreign code runs, blocks, or keeps an address beyond its call.
 #![allow(unsafe_code)]
 
+mod checksum;
+mod lock;
 mod map;
+mod output;
 mod packet;
 mod plain;
 mod printk;
+mod probe;
+mod record;
+mod ringbuf;
+mod shape;
+mod skb;
+mod task;
+mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -62,13 +72,85 @@ pub fn native(id: u32) -> Option<NativeHelper> {
         id::MAP_LOOKUP_ELEM => native!(map::lookup_elem),
         id::MAP_UPDATE_ELEM => native!(map::update_elem),
         id::MAP_DELETE_ELEM => native!(map::delete_elem),
+        id::MAP_LOOKUP_PERCPU_ELEM => native!(map::lookup_percpu_elem),
+        id::MAP_PUSH_ELEM => native!(map::push_elem),
+        id::MAP_POP_ELEM => native!(map::pop_elem),
+        id::MAP_PEEK_ELEM => native!(map::peek_elem),
         id::KTIME_GET_NS => native!(plain::ktime_get_ns),
-        id::TRACE_PRINTK => native!(printk::trace_printk),
+        id::KTIME_GET_BOOT_NS => native!(plain::ktime_get_boot_ns),
+        id::KTIME_GET_COARSE_NS => native!(plain::ktime_get_coarse_ns),
+        id::KTIME_GET_TAI_NS => native!(plain::ktime_get_tai_ns),
+        id::JIFFIES64 => native!(plain::jiffies64),
         id::GET_PRANDOM_U32 => native!(plain::get_prandom_u32),
         id::GET_SMP_PROCESSOR_ID => native!(plain::get_smp_processor_id),
+        id::GET_NUMA_NODE_ID => native!(plain::get_numa_node_id),
+        id::GET_CURRENT_CGROUP_ID => native!(plain::get_current_cgroup_id),
+        id::GET_CURRENT_PID_TGID => native!(task::get_current_pid_tgid),
+        id::GET_CURRENT_UID_GID => native!(task::get_current_uid_gid),
+        id::GET_CURRENT_COMM => native!(task::get_current_comm),
+        id::GET_CURRENT_TASK => native!(task::get_current_task),
+        id::GET_NS_CURRENT_PID_TGID => native!(task::get_ns_current_pid_tgid),
+        id::GET_ATTACH_COOKIE => native!(task::get_attach_cookie),
+        id::GET_RETVAL => native!(task::get_retval),
+        id::SET_RETVAL => native!(task::set_retval),
+        id::PROBE_READ => native!(probe::probe_read),
+        id::PROBE_READ_USER => native!(probe::probe_read),
+        id::PROBE_READ_KERNEL => native!(probe::probe_read),
+        id::PROBE_READ_STR => native!(probe::probe_read_str),
+        id::PROBE_READ_USER_STR => native!(probe::probe_read_str),
+        id::PROBE_READ_KERNEL_STR => native!(probe::probe_read_str),
+        id::TRACE_PRINTK => native!(printk::trace_printk),
+        id::TRACE_VPRINTK => native!(text::trace_vprintk),
+        id::SNPRINTF => native!(text::snprintf),
+        id::STRTOL => native!(text::strtol),
+        id::STRTOUL => native!(text::strtoul),
+        id::STRNCMP => native!(text::strncmp),
         id::SKB_LOAD_BYTES => native!(packet::skb_load_bytes),
+        id::SKB_LOAD_BYTES_RELATIVE => native!(skb::skb_load_bytes_relative),
+        id::SKB_STORE_BYTES => native!(skb::skb_store_bytes),
+        id::GET_HASH_RECALC => native!(skb::get_hash_recalc),
+        id::SET_HASH => native!(skb::set_hash),
+        id::SET_HASH_INVALID => native!(skb::set_hash_invalid),
+        id::SKB_SET_TSTAMP => native!(skb::skb_set_tstamp),
+        id::SKB_CHANGE_TYPE => native!(skb::skb_change_type),
+        id::GET_CGROUP_CLASSID => native!(skb::nothing),
+        id::GET_ROUTE_REALM => native!(skb::nothing),
+        id::GET_SOCKET_UID => native!(skb::nothing),
+        id::GET_SOCKET_COOKIE => native!(skb::get_socket_cookie),
+        id::L3_CSUM_REPLACE => native!(checksum::l3_csum_replace),
+        id::L4_CSUM_REPLACE => native!(checksum::l4_csum_replace),
+        id::CSUM_DIFF => native!(checksum::csum_diff),
+        id::CSUM_UPDATE => native!(checksum::csum_update),
+        id::CSUM_LEVEL => native!(checksum::csum_level),
+        id::SKB_PULL_DATA => native!(shape::skb_pull_data),
+        id::SKB_CHANGE_PROTO => native!(shape::skb_change_proto),
+        id::SKB_CHANGE_HEAD => native!(shape::skb_change_head),
+        id::SKB_CHANGE_TAIL => native!(shape::skb_change_tail),
+        id::SKB_ADJUST_ROOM => native!(shape::skb_adjust_room),
+        id::SKB_VLAN_PUSH => native!(shape::skb_vlan_push),
+        id::SKB_VLAN_POP => native!(shape::skb_vlan_pop),
         id::XDP_ADJUST_HEAD => native!(packet::xdp_adjust_head),
         id::XDP_ADJUST_TAIL => native!(packet::xdp_adjust_tail),
+        id::XDP_ADJUST_META => native!(packet::xdp_adjust_meta),
+        id::XDP_GET_BUFF_LEN => native!(packet::xdp_get_buff_len),
+        id::XDP_LOAD_BYTES => native!(packet::xdp_load_bytes),
+        id::XDP_STORE_BYTES => native!(packet::xdp_store_bytes),
+        id::REDIRECT => native!(output::redirect),
+        id::REDIRECT_PEER => native!(output::redirect_peer),
+        id::REDIRECT_NEIGH => native!(output::redirect_neigh),
+        id::REDIRECT_MAP => native!(output::redirect_map),
+        id::CLONE_REDIRECT => native!(output::clone_redirect),
+        id::SKB_SET_TUNNEL_KEY => native!(output::skb_set_tunnel_key),
+        id::SKB_GET_TUNNEL_KEY => native!(output::skb_get_tunnel_key),
+        id::FIB_LOOKUP => native!(output::fib_lookup),
+        id::PERF_EVENT_OUTPUT => native!(output::perf_event_output),
+        id::RINGBUF_OUTPUT => native!(ringbuf::output),
+        id::RINGBUF_RESERVE => native!(ringbuf::reserve),
+        id::RINGBUF_SUBMIT => native!(ringbuf::submit),
+        id::RINGBUF_DISCARD => native!(ringbuf::discard),
+        id::RINGBUF_QUERY => native!(ringbuf::query),
+        id::SPIN_LOCK => native!(lock::spin_lock),
+        id::SPIN_UNLOCK => native!(lock::spin_unlock),
         _ => return None,
     })
 }
@@ -104,4 +186,17 @@ pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
     let builtin = crate::helper::Table::builtin();
     let shims = builtin.iter().filter_map(|p| native(p.id)).map(|h| h.shim as *const () as u64);
     shims.chain([extra]).all(|address| region.reaches(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contract_has_a_function() {
+        let elsewhere = [id::TAIL_CALL];
+        for proto in crate::helper::Table::builtin().iter().filter(|p| !elsewhere.contains(&p.id)) {
+            assert!(native(proto.id).is_some(), "bpf_{}", proto.name);
+        }
+    }
 }

@@ -1,47 +1,16 @@
-//! Helpers on the packet: `bpf_skb_load_bytes`, `bpf_xdp_adjust_head`, `bpf_xdp_adjust_tail`.
+//! Helpers on the packet: `bpf_skb_load_bytes`, and those of XDP.
 //!
 //! They work on the context record (`context::record`): packet bytes are [data, data_end), metadata is
 //! [data_meta, data), and the buffer around both is [buf_start, buf_end).
 #![allow(unsafe_code)]
 
 use super::errno;
+use super::record::Record;
 use crate::context::record;
-use crate::insn::Size;
 use crate::map::cell::Slice;
 
 /// Shortest packet that the adjusting helpers leave: an Ethernet header.
 const ETH_HLEN: i64 = 14;
-
-/// The context record of the running program.
-struct Record(Slice<'static>);
-
-impl Record {
-    /// # Safety
-    /// `addr` is the address of a context record that lives and is used by this thread only during the call, and whose
-    /// packet fields describe memory that is readable and writable.
-    unsafe fn at(addr: u64) -> Record {
-        // SAFETY: as the caller promises.
-        Record(unsafe { Slice::from_raw(addr, record::SIZE as usize) })
-    }
-
-    /// An address of the record. User addresses have 47 bits, so arithmetic with 32-bit offsets never overflows.
-    fn get(&self, field: u32) -> i64 {
-        self.0.load(field as usize, Size::DW).unwrap_or_default() as i64
-    }
-
-    fn set(&self, field: u32, addr: i64) {
-        self.0.store(field as usize, Size::DW, addr as u64);
-    }
-
-    /// The buffer's bytes [from, to).
-    ///
-    /// # Safety
-    /// buf_start <= from <= to <= buf_end.
-    unsafe fn bytes(&self, from: i64, to: i64) -> Slice<'_> {
-        // SAFETY: inside the buffer, as the caller promises, which `at` was promised to be accessible.
-        unsafe { Slice::from_raw(from as u64, (to - from).max(0) as usize) }
-    }
-}
 
 /// `long bpf_skb_load_bytes(ctx, offset, to, len)`: copies packet bytes; 0, or -EFAULT and `to` is zeroed.
 ///
@@ -51,15 +20,16 @@ pub(super) unsafe fn skb_load_bytes([ctx, offset, to, len, _]: [u64; 5]) -> u64 
     let (offset, len) = (offset as u32, len as u32);
     // SAFETY: as the caller promises.
     let (record, to) = unsafe { (Record::at(ctx), Slice::from_raw(to, len as usize)) };
-    let (data, end) = (record.get(record::DATA), record.get(record::DATA_END));
-    let from = data + i64::from(offset);
-    if offset > i32::MAX as u32 || from + i64::from(len) > end {
-        to.clear();
-        return errno(libc::EFAULT);
+    match record.packet(offset.into(), len.into()).filter(|_| offset <= i32::MAX as u32) {
+        Some(from) => {
+            to.copy_from(from);
+            0
+        }
+        None => {
+            to.clear();
+            errno(libc::EFAULT)
+        }
     }
-    // SAFETY: data <= from and from + len <= data_end, and the packet lies in the buffer.
-    to.copy_from(unsafe { record.bytes(from, from + i64::from(len)) });
-    0
 }
 
 /// `long bpf_xdp_adjust_head(ctx, delta)`: moves the packet's start; metadata moves along. 0 or -EINVAL.
@@ -77,9 +47,9 @@ pub(super) unsafe fn xdp_adjust_head([ctx, delta, ..]: [u64; 5]) -> u64 {
     if new < record.get(record::BUF_START) + meta_len || new > end - ETH_HLEN {
         return errno(libc::EINVAL);
     }
-    if meta_len > 0 {
-        // SAFETY: metadata lies in front of the packet in the buffer, and its new place was just checked.
-        let (from, to) = unsafe { (record.bytes(meta, data), record.bytes(meta + delta, new)) };
+    if let (1.., Some(from), Some(to)) =
+        (meta_len, record.buffer(meta, meta_len), record.buffer(meta + delta, meta_len))
+    {
         to.write(&from.to_vec());
     }
     record.set(record::DATA_META, meta + delta);
@@ -101,15 +71,91 @@ pub(super) unsafe fn xdp_adjust_tail([ctx, delta, ..]: [u64; 5]) -> u64 {
     if new > record.get(record::BUF_END) || new < data + ETH_HLEN {
         return errno(libc::EINVAL);
     }
-    // SAFETY: where it is not empty, [end, new) lies between the packet's old end and the buffer's.
-    unsafe { record.bytes(end, new) }.clear();
+    if let Some(grown) = record.buffer(end, new - end) {
+        grown.clear();
+    }
     record.set(record::DATA_END, new);
     0
+}
+
+/// Most bytes of metadata (what the kernel's counter of them holds).
+const META_MAX: i64 = 255;
+
+/// `long bpf_xdp_adjust_meta(ctx, delta)`: moves the start of the metadata. 0, -EINVAL, or -EACCES for a length that is too
+/// long or no multiple of 4.
+///
+/// # Safety
+/// R1 is a context record as [`Record::at`] wants it.
+pub(super) unsafe fn xdp_adjust_meta([ctx, delta, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    let record = unsafe { Record::at(ctx) };
+    let data = record.get(record::DATA);
+    let new = record.get(record::DATA_META) + i64::from(delta as i32);
+    if new < record.get(record::BUF_START) || new > data {
+        return errno(libc::EINVAL);
+    }
+    if (data - new) % 4 != 0 || data - new > META_MAX {
+        return errno(libc::EACCES);
+    }
+    record.set(record::DATA_META, new);
+    record.set(record::LOW, record.get(record::LOW).min(new));
+    0
+}
+
+/// `u64 bpf_xdp_get_buff_len(ctx)`: bytes of the packet.
+///
+/// # Safety
+/// R1 is a context record as [`Record::at`] wants it.
+pub(super) unsafe fn xdp_get_buff_len([ctx, ..]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { Record::at(ctx) }.len() as u64
+}
+
+/// The bytes of an XDP packet that a helper copies; an error number where they are not inside it.
+fn copied(record: &Record, offset: u64, len: u64) -> Result<Slice<'_>, i32> {
+    let (offset, len) = (offset as u32, len as u32);
+    if offset > 0xffff || len > 0xffff {
+        return Err(libc::EFAULT);
+    }
+    record.packet(offset.into(), len.into()).ok_or(libc::EINVAL)
+}
+
+/// `long bpf_xdp_load_bytes(ctx, offset, to, len)`: 0, -EFAULT or -EINVAL.
+///
+/// # Safety
+/// R1 is a context record as [`Record::at`] wants it, R3 points to R4 (32 bits) writable bytes.
+pub(super) unsafe fn xdp_load_bytes([ctx, offset, to, len, _]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    let (record, to) = unsafe { (Record::at(ctx), Slice::from_raw(to, len as u32 as usize)) };
+    match copied(&record, offset, len) {
+        Ok(from) => {
+            to.copy_from(from);
+            0
+        }
+        Err(number) => errno(number),
+    }
+}
+
+/// `long bpf_xdp_store_bytes(ctx, offset, from, len)`: 0, -EFAULT or -EINVAL.
+///
+/// # Safety
+/// R1 is a context record as [`Record::at`] wants it, R3 points to R4 (32 bits) readable bytes.
+pub(super) unsafe fn xdp_store_bytes([ctx, offset, from, len, _]: [u64; 5]) -> u64 {
+    // SAFETY: as the caller promises.
+    let (record, from) = unsafe { (Record::at(ctx), Slice::from_raw(from, len as u32 as usize)) };
+    match copied(&record, offset, len) {
+        Ok(to) => {
+            to.write(&from.to_vec());
+            0
+        }
+        Err(number) => errno(number),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::insn::Size;
     use crate::map::cell::Bytes;
 
     /// A buffer of 128 bytes: 32 of headroom, a packet of 64 whose byte i is i + 1, 32 of tailroom full of 0xee.

@@ -15,6 +15,58 @@ pub(super) unsafe fn ktime_get_ns(_: [u64; 5]) -> u64 {
     current::now_ns()
 }
 
+/// `bpf_ktime_get_boot_ns`: nanoseconds since the system was started, with the time it slept.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn ktime_get_boot_ns(_: [u64; 5]) -> u64 {
+    current::clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// `bpf_ktime_get_coarse_ns`: the monotonic clock as of the last tick.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn ktime_get_coarse_ns(_: [u64; 5]) -> u64 {
+    current::clock_ns(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// `bpf_ktime_get_tai_ns`: international atomic time.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn ktime_get_tai_ns(_: [u64; 5]) -> u64 {
+    current::clock_ns(libc::CLOCK_TAI)
+}
+
+/// Jiffies in a second.
+const HZ: u64 = 250;
+
+/// `bpf_jiffies64`: a counter of 1/250 seconds, which like the kernel's begins five minutes before 2^32.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn jiffies64(_: [u64; 5]) -> u64 {
+    let start = (1 << 32) - 300 * HZ;
+    start + current::clock_ns(libc::CLOCK_MONOTONIC_COARSE) / (1_000_000_000 / HZ)
+}
+
+/// `bpf_get_numa_node_id`: all memory is on one node.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn get_numa_node_id(_: [u64; 5]) -> u64 {
+    0
+}
+
+/// `bpf_get_current_cgroup_id`: the root's.
+///
+/// # Safety
+/// None needed.
+pub(super) unsafe fn get_current_cgroup_id(_: [u64; 5]) -> u64 {
+    1
+}
+
 /// `bpf_get_smp_processor_id`: the worker's CPU number.
 ///
 /// # Safety

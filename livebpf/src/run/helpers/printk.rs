@@ -30,8 +30,13 @@ const STRING_MAX: usize = 511;
 pub(super) unsafe fn trace_printk([format, size, arg1, arg2, arg3]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let format = unsafe { Slice::from_raw(format, size as u32 as usize) };
+    print(format, &[arg1, arg2, arg3])
+}
+
+/// Writes a line to the log; its length, or -EINVAL.
+pub(super) fn print(format: Slice<'_>, args: &[u64]) -> u64 {
     let Some(format) = until_nul(format) else { return errno(libc::EINVAL) };
-    match text(&format, [arg1, arg2, arg3], current::readable) {
+    match text(&format, args, current::readable) {
         Some(text) => {
             current::trace(&String::from_utf8_lossy(&text.kept));
             text.len as u64
@@ -58,9 +63,9 @@ fn until_nul(memory: Slice<'_>) -> Option<Vec<u8>> {
 
 /// A text as `snprintf` makes it: what fits is kept, the length is that of all of it.
 #[derive(Default)]
-struct Text {
-    kept: Vec<u8>,
-    len: usize,
+pub(super) struct Text {
+    pub(super) kept: Vec<u8>,
+    pub(super) len: usize,
 }
 
 impl Text {
@@ -140,13 +145,13 @@ enum Radix {
 }
 
 /// Formats; `None` where the format is not accepted.
-fn text(format: &[u8], args: [u64; 3], readable: impl Fn(u64) -> Option<Slice<'static>>) -> Option<Text> {
+pub(super) fn text(format: &[u8], args: &[u64], readable: impl Fn(u64) -> Option<Slice<'static>>) -> Option<Text> {
     let control = |b: &u8| b.is_ascii() && !is_print(*b) && !is_space(*b);
     if format.iter().any(control) {
         return None;
     }
     let mut text = Text::default();
-    let (mut rest, mut args) = (format, args.into_iter());
+    let (mut rest, mut args) = (format, args.iter().copied());
     while let Some(at) = rest.iter().position(|&b| b == b'%') {
         text.push(&rest[..at]);
         rest = &rest[at + 1..];
@@ -319,7 +324,7 @@ mod tests {
     }
 
     fn show(format: &str, args: [u64; 3]) -> Option<String> {
-        let text = text(format.as_bytes(), args, nothing)?;
+        let text = text(format.as_bytes(), &args, nothing)?;
         assert_eq!(text.len, text.kept.len());
         Some(String::from_utf8(text.kept).unwrap())
     }
@@ -364,10 +369,10 @@ mod tests {
         memory.slice().write(b"abc\0xyzw");
         let readable = |addr| memory.slice().sub(memory.slice().find(addr, 0)?, 8 - memory.slice().find(addr, 0)?);
         let at = memory.addr();
-        let shown = text(b"<%5s|%s|%-4s>", [at, at + 4, at + 3], readable).unwrap().kept;
+        let shown = text(b"<%5s|%s|%-4s>", &[at, at + 4, at + 3], readable).unwrap().kept;
         assert_eq!(shown, b"<  abc|xyzw|    >", "the end of the memory ends a string, too");
-        assert_eq!(text(b"%pI4", [at, 0, 0], readable).unwrap().kept, b"97.98.99.0");
-        assert_eq!(text(b"%pI4", [at + 5, 0, 0], readable).unwrap().kept, b"0.0.0.0");
+        assert_eq!(text(b"%pI4", &[at, 0, 0], readable).unwrap().kept, b"97.98.99.0");
+        assert_eq!(text(b"%pI4", &[at + 5, 0, 0], readable).unwrap().kept, b"0.0.0.0");
     }
 
     #[test]
@@ -405,9 +410,9 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_but_counted() {
-        let cut = text(b"%99999999999999999999d!", [1, 0, 0], nothing).unwrap();
+        let cut = text(b"%99999999999999999999d!", &[1, 0, 0], nothing).unwrap();
         assert_eq!((cut.kept.len(), cut.len), (1023, WIDTH_MAX + 1));
-        let cut = text(&[b'x'; 5000], [0; 3], nothing).unwrap();
+        let cut = text(&[b'x'; 5000], &[0; 3], nothing).unwrap();
         assert_eq!((cut.kept.len(), cut.len), (1023, 5000));
     }
 
