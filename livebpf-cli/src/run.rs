@@ -64,28 +64,43 @@ pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, C
 
 /// What the program works on.
 fn context(program: &Program, request: &Request<'_>) -> Result<Context, CliError> {
+    let kind = program.prog_type();
     let located = |path: &str, e: ContextError| CliError::refused(format!("{path}: {e}"));
-    if !takes_packet(program) {
-        if request.data_in.is_some() {
-            let kind = program.prog_type();
-            let message = format!("programs of type {kind} take no packet: give their arguments by ctx_in");
-            return Err(CliError::refused(message));
+    if !Context::takes_packet(kind) {
+        let arguments = request.ctx_in.map_or(Ok(Vec::new()), read)?;
+        let made = Context::for_type(kind, &arguments);
+        let mut ctx = made.map_err(|e| located(request.ctx_in.unwrap_or("ctx_in"), e))?;
+        if let Some(path) = request.data_in {
+            ctx.set_data(&read(path)?).map_err(|e| match e {
+                ContextError::NoPacket(_) => {
+                    CliError::refused(format!("programs of type {kind} take no packet: give their arguments by ctx_in"))
+                }
+                e => located(path, e),
+            })?;
         }
-        let path = request.ctx_in;
-        let arguments = path.map_or(Ok(Vec::new()), read)?;
-        return Context::for_type(program.prog_type(), &arguments).map_err(|e| located(path.unwrap_or("ctx_in"), e));
+        return Ok(ctx);
     }
     let path = request.data_in.ok_or_else(|| CliError::usage("the command ends where `data_in FILE` is wanted"))?;
-    let mut ctx = Context::for_type(program.prog_type(), &read(path)?).map_err(|e| located(path, e))?;
-    if let Some(path) = request.ctx_in {
-        set_fields(program, &mut ctx, path, &read(path)?)?;
+    let mut ctx = Context::for_type(kind, &read(path)?).map_err(|e| located(path, e))?;
+    match request.ctx_in {
+        Some(path) if kind == ProgType::FLOW_DISSECTOR => set_flow_flags(&mut ctx, path, &read(path)?)?,
+        Some(path) => set_fields(program, &mut ctx, path, &read(path)?)?,
+        None => {}
     }
     Ok(ctx)
 }
 
-/// Whether the program's context is a packet's; else it is memory that the caller gives.
-fn takes_packet(program: &Program) -> bool {
-    !matches!(program.prog_type(), ProgType::SYSCALL | ProgType::RAW_TRACEPOINT)
+/// Sets the flags of a flow dissector's keys: as in the kernel, nothing else of `struct bpf_flow_keys` may be given.
+fn set_flow_flags(ctx: &mut Context, path: &str, bytes: &[u8]) -> Result<(), CliError> {
+    const FLAGS: std::ops::Range<usize> = 48..52;
+    let other = (0..bytes.len()).find(|at| bytes[*at] != 0 && !FLAGS.contains(at));
+    if let Some(at) = other {
+        let text =
+            format!("{path}: found {} at byte {at}, wanted only flags (bytes 48 to 51) of bpf_flow_keys", bytes[at]);
+        return Err(CliError::refused(text));
+    }
+    let flags = bytes.iter().skip(FLAGS.start).take(4).rev().fold(0, |v, b| v << 8 | u64::from(*b));
+    ctx.set("flags", flags).map_err(|e| CliError::refused(format!("{path}: {e}")))
 }
 
 /// Sets the fields of the context that the bytes of its UAPI struct give a value other than zero.
@@ -115,7 +130,9 @@ fn set_fields(program: &Program, ctx: &mut Context, path: &str, bytes: &[u8]) ->
 
 /// The bytes of the context's UAPI struct after the run.
 fn fields(program: &Program, ctx: &Context) -> Vec<u8> {
-    let Some(desc) = describe(program.prog_type()).filter(|_| takes_packet(program)) else { return ctx.packet() };
+    let kind = program.prog_type();
+    let own = Context::takes_packet(kind) && kind != ProgType::FLOW_DISSECTOR;
+    let Some(desc) = describe(kind).filter(|_| own) else { return ctx.packet() };
     let mut bytes = vec![0; desc.context.size as usize];
     for field in desc.context.fields {
         let element = if field.name == "cb" { 4 } else { field.size };
@@ -167,8 +184,10 @@ fn answer(
         text += &format!("{key}:\n{}", bytes::dump(bytes));
         Ok(())
     };
-    if takes_packet(program) {
+    if Context::takes_packet(program.prog_type()) {
         put("data_out", request.data_out.unwrap_or("-"), &ctx.packet())?;
+    } else if request.data_in.is_some() {
+        put("data_out", request.data_out.unwrap_or("-"), &ctx.data())?;
     }
     if let Some(path) = request.ctx_out.or(request.ctx_in.map(|_| "-")) {
         put("ctx_out", path, &fields(program, ctx))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use livebpf::helper::Table;
 use livebpf::insn::{Pc, text};
 use livebpf::link::{FuncSig, MapId, Program, Subprogram, TypeKind};
-use livebpf::object::{MapDef, MapType, ProgType, ProgramKind};
+use livebpf::object::{AttachType, MapDef, MapType, ProgType, ProgramKind};
 use livebpf::verify::{Options, Rejection, Rule, TailCall, Trust, Verified, verify};
 
 struct Case {
@@ -48,6 +48,7 @@ fn map(words: &[&str], number: usize) -> Arc<MapDef> {
 fn case(name: &str, body: &str) -> Case {
     let (mut listing, mut slots, mut expected, mut verdict) = (String::new(), 0, None, false);
     let (mut maps, mut kind, mut license) = (Vec::new(), ProgType::XDP, "GPL".to_owned());
+    let mut attach = AttachType::default();
     let main = Subprogram { name: "main".into(), start: Pc(0), end: Pc(0), global: true, signature: None };
     let (mut subprogs, mut trust) = (vec![main], Trust::Trusted);
     for line in body.lines().filter(|l| !l.trim().is_empty()) {
@@ -55,6 +56,7 @@ fn case(name: &str, body: &str) -> Case {
         let words: Vec<&str> = rest.split_whitespace().collect();
         match word {
             "type" => kind = ProgType::from_name(rest).expect("a program type"),
+            "attach" => attach = AttachType(rest.parse().expect("a number")),
             "license" => license = rest.to_owned(),
             "map" => maps.push(map(&words, maps.len())),
             "fn" => subprogs.push(function(&words, slots)),
@@ -76,7 +78,8 @@ fn case(name: &str, body: &str) -> Case {
     for i in 0..subprogs.len() {
         subprogs[i].end = subprogs.get(i + 1).map_or(Pc(slots), |next| next.start);
     }
-    let mut program = Program::bare(name, ProgramKind::new(kind), insns);
+    let kind = ProgramKind { attach_type: attach, ..ProgramKind::new(kind) };
+    let mut program = Program::bare(name, kind, insns);
     (program.subprogs, program.maps, program.license) = (subprogs, maps, license);
     Case { name: name.to_owned(), program, trust, expected }
 }
@@ -114,6 +117,11 @@ fn run(file: &str, least: usize) {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn contexts_of_every_type() {
+    run("contexts.txt", 40);
 }
 
 #[test]

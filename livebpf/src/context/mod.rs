@@ -85,6 +85,20 @@ pub struct TypeDesc {
     pub returns: Option<(i32, i32)>,
 }
 
+impl TypeDesc {
+    /// Programs that may run anywhere, even while a lock is held: the kernel lets them take none.
+    pub fn is_tracing(&self) -> bool {
+        matches!(
+            self.prog_type,
+            ProgType::KPROBE
+                | ProgType::TRACEPOINT
+                | ProgType::PERF_EVENT
+                | ProgType::RAW_TRACEPOINT
+                | ProgType::RAW_TRACEPOINT_WRITABLE
+        )
+    }
+}
+
 /// Where an access of a context field lands in the record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordAccess {

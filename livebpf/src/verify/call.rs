@@ -8,6 +8,7 @@ use super::reject::{Fail, MEMORY, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
 use super::state::{Frame, Kind, State, Value};
+use crate::context::Packet;
 use crate::helper::{self, Arg, Proto, Ret};
 use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
@@ -42,6 +43,10 @@ fn refuse(reg: Reg, text: String) -> Box<Fail> {
 impl Verifier<'_> {
     /// A call of helper `id`.
     pub(super) fn helper(&mut self, state: &mut State, pc: Pc, id: u32) -> Step<()> {
+        let locks = [helper::id::SPIN_LOCK, helper::id::SPIN_UNLOCK];
+        if self.desc.is_tracing() && locks.contains(&id) {
+            return Err(Fail::new(Rule::Resource, "tracing progs cannot use bpf_spin_lock yet"));
+        }
         let Some(proto) = self.options.helpers.get(id) else {
             return Err(self.no_such_helper(id));
         };
@@ -149,7 +154,8 @@ impl Verifier<'_> {
         let value = self.readable(state, reg)?;
         let n = reg.number();
         let expected = |what: &str| refuse(reg, format!("R{n} type={} expected={what}", value.name()));
-        if value.is_packet() && !proto.packet_memory && (arg.has_size() || arg.needs_map()) {
+        let packet_memory = proto.packet_memory && self.desc.packet >= Packet::Read;
+        if value.is_packet() && !packet_memory && (arg.has_size() || arg.needs_map()) {
             return Err(refuse(reg, "helper access to the packet is not allowed".to_owned()));
         }
         let map = given.map;

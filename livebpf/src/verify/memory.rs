@@ -165,7 +165,11 @@ impl Verifier<'_> {
         unmodified(reg, base)?;
         let found = u32::try_from(off).ok().and_then(|off| self.desc.context.access(off, size, write));
         let Some((field, record)) = found else {
-            let text = format!("invalid bpf_context access off={off} size={bytes}");
+            let mut text = format!("invalid bpf_context access off={off} size={bytes}");
+            if i64::from(off) % i64::from(bytes) != 0 {
+                // Fields allow aligned accesses only; the kernel says so where it is asked to be strict.
+                text += &format!("\nmisaligned context access off (0x0; 0x0)+0+{off} size {bytes}");
+            }
             return Err(Fail::new(Rule::Context, text).with(reg));
         };
         self.notes.access(pc, Some(record))?;
