@@ -10,6 +10,7 @@
 //! .func PC                           a further function begins here
 //! .stack BYTES...                    stack depth by function
 //! .zeroed                            stack is read that was not written
+//! .untrusted                         the author is not trusted
 //! .fact PC direct MAP INDEX          what verification is taken to have found out; MAP by number
 //! .fact PC indirect MAP | dynamic | map MAP | record OFFSET SIZE | always taken | never taken | dead
 //! ```
@@ -88,7 +89,7 @@ fn parse(case: &Case) -> (Options, Verified) {
             Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
             Some(&".stack") => stacks = words[1..].iter().map(|w| number(Some(w))).collect(),
-            Some(&".zeroed") => {}
+            Some(&".zeroed" | &".untrusted") => {}
             Some(&".fact") => facts_said.push(words[1..].to_vec()),
             _ => {
                 listing.push_str(line);
@@ -106,6 +107,7 @@ fn parse(case: &Case) -> (Options, Verified) {
         func.stack_depth = stacks.get(i).copied().unwrap_or(0);
         func.reads_unwritten = case.head.contains("\n.zeroed");
     }
+    facts.wide_index = case.head.contains("\n.untrusted");
     facts_said.iter().for_each(|words| set_fact(&mut facts, words));
     (options, Verified::with_facts(program, facts))
 }

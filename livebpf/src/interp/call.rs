@@ -51,8 +51,9 @@ impl Machine<'_> {
         }
         let map = self.exe.map_at(array).filter(|map| map.map_type() == MapType::PROG_ARRAY);
         let map = map.ok_or_else(|| bad(2, "not a program array of this program"))?;
+        let wide = self.exe.verified.facts().wide_index && self.regs[3] != u64::from(index);
         let target = match index {
-            _ if index >= map.max_entries() => Err(Miss::Outside),
+            _ if wide || index >= map.max_entries() => Err(Miss::Outside),
             _ if self.tail_calls >= MAX_TAIL_CALLS => Err(Miss::Limit),
             _ => self.host.tail_target(map, index).ok_or(Miss::Empty),
         };

@@ -9,7 +9,7 @@
 use super::code::{RelocKind, Symbol};
 use super::emit::{Emitter, Site, gpr};
 use super::emit_missed::Index;
-use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Size};
+use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Shift, Size};
 use crate::insn::{Pc, Reg};
 use crate::link::MapId;
 
@@ -77,6 +77,9 @@ impl Emitter<'_> {
     /// Map known, index in R3.
     ///
     /// ```text
+    ///          mov  r11, rdx           where the author is not trusted:
+    ///          shr  r11, 32            all 64 bits count
+    ///          jne  out
     ///          mov  r11d, edx
     ///          cmp  r11d, max_entries
     ///          jae  out
@@ -97,6 +100,7 @@ impl Emitter<'_> {
     /// ```
     pub(super) fn emit_bpf_tail_call_indirect(&mut self, map: MapId, max_entries: u32) {
         let missed = self.missed(Some(map));
+        self.emit_wide_index(missed.outside);
         self.asm.mov_rr(Size::D, Gpr::R11, gpr(Reg::R3));
         self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R11, max_entries as i32);
         self.asm.jcc(Cc::Ae, missed.outside);
@@ -129,6 +133,7 @@ impl Emitter<'_> {
     pub(super) fn emit_bpf_tail_call_dynamic(&mut self) {
         let missed = self.missed(None);
         let map = gpr(Reg::R2);
+        self.emit_wide_index(missed.outside);
         self.asm.mov_rr(Size::D, Gpr::R11, gpr(Reg::R3));
         self.asm.alu_rm(Alu::Cmp, Size::D, Gpr::R11, Mem::new(map, MAP_MAX_ENTRIES));
         self.asm.jcc(Cc::Ae, missed.outside);
@@ -138,6 +143,15 @@ impl Emitter<'_> {
         self.asm.mov_rm(Size::Q, Gpr::R10, Mem::indexed(Gpr::R10, Gpr::R11, Scale::X8));
         self.emit_jump_to_slot(missed.empty);
         self.emit_missed(missed, Index::Clamped);
+    }
+
+    /// `mov r11, rdx ; shr r11, 32 ; jne outside`, where the upper half of the index counts
+    fn emit_wide_index(&mut self, outside: Label) {
+        if self.facts.wide_index {
+            self.asm.mov_rr(Size::Q, Gpr::R11, gpr(Reg::R3));
+            self.asm.shift_ri(Shift::Shr, Size::Q, Gpr::R11, 32);
+            self.asm.jcc(Cc::Ne, outside);
+        }
     }
 
     /// `sbb r9d, r9d ; and r11d, r9d`, after `cmp r11d, limit`

@@ -15,7 +15,7 @@ use crate::map::{Map, MapError};
 use crate::object::{MapDef, MapInit, MapType, Object, ProgType, ProgramKind};
 use crate::run::{Program, Shared};
 use crate::text::UpdateError;
-use crate::verify::{self, Rejection, Verified};
+use crate::verify::{self, Rejection, Trust, Verified};
 
 /// What to load of an object, and how.
 #[derive(Clone, Default, Debug)]
@@ -28,6 +28,7 @@ pub struct LoadOptions {
     pub(super) count_missed: BTreeMap<String, bool>,
     /// Reused program arrays keep what is in their slots: a transaction will change them.
     pub(super) keep_slots: bool,
+    trust: Trust,
 }
 
 impl LoadOptions {
@@ -70,6 +71,12 @@ impl LoadOptions {
         self
     }
 
+    /// How far the author of the programs is trusted. Default: as far as an author with CAP_BPF.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
     /// Whether an existing map is used for the object's map `name`.
     pub(super) fn reuses(&self, name: &str) -> bool {
         self.maps.contains_key(name)
@@ -94,11 +101,11 @@ impl LoadOptions {
 }
 
 /// How a linked program becomes one that may run.
-pub(super) type Prove<'a> = &'a dyn Fn(&Shared, Linked) -> Result<Verified, Box<Rejection>>;
+pub(super) type Prove<'a> = &'a dyn Fn(&Shared, Linked, Trust) -> Result<Verified, Box<Rejection>>;
 
 /// The proof that everything but the unsafe door asks for.
-pub(super) fn verified(shared: &Shared, program: Linked) -> Result<Verified, Box<Rejection>> {
-    verify::verify(program, &verify::Options { cpus: shared.cpus, ..verify::Options::new(&shared.helpers) })
+pub(super) fn verified(shared: &Shared, program: Linked, trust: Trust) -> Result<Verified, Box<Rejection>> {
+    verify::verify(program, &verify::Options { trust, cpus: shared.cpus, ..verify::Options::new(&shared.helpers) })
 }
 
 impl Runtime {
@@ -126,8 +133,8 @@ impl Runtime {
         self.load_linked_with(programs, &LoadOptions::default())
     }
 
-    /// The same with options: of them, [`LoadOptions::reuse_map`], [`LoadOptions::slots`] and [`LoadOptions::count_missed`] are
-    /// heeded.
+    /// The same with options: of them, [`LoadOptions::reuse_map`], [`LoadOptions::slots`], [`LoadOptions::count_missed`] and
+    /// [`LoadOptions::trust`] are heeded.
     ///
     /// # Errors
     /// As [`load_linked`](Self::load_linked).
@@ -182,8 +189,8 @@ impl Runtime {
         let mut prepared = Vec::with_capacity(linked.len());
         for mut program in linked {
             let (name, bound) = (program.name.clone(), bind(&mut program, &maps)?);
-            let verified =
-                prove(&self.shared, program).map_err(|rejection| Error::Rejected { program: name, rejection })?;
+            let verified = prove(&self.shared, program, options.trust)
+                .map_err(|rejection| Error::Rejected { program: name, rejection })?;
             prepared.push(Prepared::new(&self.shared, verified, bound, options)?);
         }
         // From the first look at a slot to the last publication the generation stays the same.

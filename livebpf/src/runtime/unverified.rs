@@ -10,7 +10,7 @@ use crate::object::Object;
 use crate::verify::Verified;
 
 /// Only the shape is checked: jumps, calls, registers, endings.
-const UNPROVEN: Prove<'static> = &|_, program| Verified::unproven(program);
+const UNPROVEN: Prove<'static> = &|_, program, _| Verified::unproven(program);
 
 impl Runtime {
     /// Loads an object whose programs are not verified: only their shape is checked (jumps, calls, registers, endings).

@@ -1,5 +1,6 @@
 //! Calls: helpers and their contracts, subprograms, tail calls, and returns.
 
+use super::Trust;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
 use super::memory::unmodified;
@@ -62,7 +63,11 @@ impl Verifier<'_> {
             self.map_allowed(proto, map)?;
             // An address is a number that is not known, whatever is known of its offset.
             let number = Some(state.reg(Reg::R3)).filter(|r| id == helper::id::TAIL_CALL && r.is_scalar());
-            let index = number.and_then(|r| r.num.known32()).filter(|i| *i < self.program.map(map).max_entries);
+            let index = number.and_then(|r| match self.options.trust {
+                Trust::Trusted => r.num.known32(),
+                Trust::Untrusted => r.num.known().and_then(|index| index.try_into().ok()),
+            });
+            let index = index.filter(|index| *index < self.program.map(map).max_entries);
             if index.is_some() {
                 self.demand(pc, Reg::R3);
             }

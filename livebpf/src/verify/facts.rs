@@ -30,6 +30,8 @@ pub struct Facts {
     /// Results may depend on where things lie in memory: an address was returned, stored, compared or computed with as
     /// a number, or stack was read that nobody had written.
     pub shows_addresses: bool,
+    /// The index of a tail call counts in all its 64 bits, not in the low half only: the author is not trusted.
+    pub wide_index: bool,
 }
 
 /// Facts about one function.

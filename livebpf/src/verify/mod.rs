@@ -235,6 +235,7 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
         max_states_per_insn: v.max_states_per_insn,
         changes_packet: v.notes.changes_packet,
         shows_addresses: v.notes.shows_addresses,
+        wide_index: v.options.trust == Trust::Untrusted,
         funcs: v.notes.depth.iter().zip(&v.notes.reads_unwritten).map(func).collect(),
         ..Facts::default()
     };
