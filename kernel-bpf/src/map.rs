@@ -18,7 +18,7 @@ pub struct Map {
 }
 
 impl Map {
-    /// Creates it: hash, array, program array or LRU hash. Global data is written into it. A program array is empty: its static
+    /// Creates it: hash, array, program array or LRU hash. Global data is written into it, and frozen where it is constant. A program array is empty: its static
     /// initialisers name programs, which are for the caller to load.
     ///
     /// # Errors
@@ -32,6 +32,9 @@ impl Map {
         match &def.init {
             MapInit::Data(data) => map.update(&[0; 4], data, 0)?,
             MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => {}
+        }
+        if def.frozen {
+            map.fd.freeze().map_err(|source| map.refused("BPF_MAP_FREEZE", source))?;
         }
         Ok(map)
     }

@@ -15,6 +15,10 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
+const MAP_FREEZE: libc::c_int = 22;
+
+/// Programs may not write.
+const F_RDONLY_PROG: u32 = 1 << 7;
 
 const F_SLEEPABLE: u32 = 1 << 4;
 const F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -141,7 +145,7 @@ impl MapFd {
             key_size: def.key_size,
             value_size: def.value_size,
             max_entries: def.max_entries,
-            map_flags: def.map_flags,
+            map_flags: def.map_flags | if def.frozen { F_RDONLY_PROG } else { 0 },
             map_name: name(&def.name),
             ..MapCreate::default()
         };
@@ -163,6 +167,14 @@ impl MapFd {
     fn elem(&self, key: &[u8]) -> MapElem {
         assert_eq!(key.len(), self.key_size, "the kernel reads a whole key");
         MapElem { map_fd: number(self.fd.as_fd()), key: address(key), ..MapElem::default() }
+    }
+
+    /// BPF_MAP_FREEZE: user space cannot write any more either.
+    pub fn freeze(&self) -> io::Result<()> {
+        let mut attr = MapElem { map_fd: number(self.fd.as_fd()), ..MapElem::default() };
+        // The command knows the descriptor only, and the kernel refuses anything behind it that is not zero.
+        // SAFETY: the command's structure, without addresses.
+        unsafe { bpf(MAP_FREEZE, &mut attr) }.map(|_| ())
     }
 
     /// BPF_MAP_LOOKUP_ELEM into `value`.

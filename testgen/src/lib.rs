@@ -7,6 +7,7 @@
 //! * [`straight`]: straight-line arithmetic that initialises its registers first: always accepted.
 //! * [`structured`]: branches, bounded loops, packets, maps, subprograms, tail calls: mostly accepted; with
 //!   [`Shape::mistakes`] subtly wrong, so that a verifier that accepts too much is found out.
+//! * [`border`]: near the border between safe and unsafe, for finding a verifier that accepts too much.
 //! * [`mutate`]: damage to wire bytes.
 //! * [`mod@bench`]: runs a suite in the checking interpreter.
 //! * [`checks`]: what must hold for any input; the fuzz targets call these.
@@ -21,6 +22,9 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod border;
+#[cfg(feature = "campaign")]
+pub mod campaign;
 pub mod checks;
 pub mod corners;
 pub mod differential;

@@ -410,6 +410,14 @@ impl Context {
         buffer.sub(buffer.find(meta, len)?, len).filter(|_| meta != 0)
     }
 
+    /// Where metadata, packet, and what lies behind the packet begin now; `None` without a packet.
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn packet_bounds(&self) -> Option<[u64; 3]> {
+        let words = [record::DATA_META, record::DATA, record::DATA_END].map(|at| self.word(at));
+        (words[2] != 0).then_some(words)
+    }
+
     /// The program type it was made for (`SYSCALL` for [`Context::raw`]).
     pub fn prog_type(&self) -> ProgType {
         self.prog_type

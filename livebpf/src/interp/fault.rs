@@ -44,6 +44,10 @@ pub enum FaultKind {
     NoPacket,
     #[error("more than {limit} instructions")]
     Budget { limit: u64 },
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    #[error("the verifier was wrong: {0}")]
+    Claim(String),
     #[error("no memory for another stack frame")]
     OutOfMemory,
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::alu;
 use super::fault::{Fault, FaultKind};
 use super::memory::Memory;
+use super::witness::Witness;
 use super::{Executable, Host, Limits, MAX_CALL_DEPTH, MAX_MAY_GOTO};
 use crate::context::Context;
 use crate::insn::{Imm64, Insn, Pc, Reg, Size, Src};
 use crate::map::cell::Slice;
 
 /// A caller that waits for its callee.
-struct Frame {
+pub(super) struct Frame {
     exe: Arc<Executable>,
     return_to: Pc,
     /// R6 to R9.
@@ -29,12 +30,13 @@ pub(super) struct Machine<'a> {
     pub(super) exe: Arc<Executable>,
     pub(super) pc: Pc,
     pub(super) tail_calls: u32,
-    callers: Vec<Frame>,
+    pub(super) callers: Vec<Frame>,
     /// Passes of `may_goto` left to this activation.
     pub(super) may_goto: u64,
     /// Functions deep in this program, from 1.
     pub(super) depth: u32,
     limits: Limits,
+    pub(super) witness: Witness<'a>,
 }
 
 /// What an instruction leads to.
@@ -66,6 +68,7 @@ impl<'a> Machine<'a> {
             may_goto: MAX_MAY_GOTO,
             depth: 1,
             limits,
+            witness: Witness::default(),
         }
     }
 
@@ -75,12 +78,14 @@ impl<'a> Machine<'a> {
 
     fn execute(&mut self, r1: u64, r2: u64) -> Result<u64, FaultKind> {
         self.enter(0)?;
+        self.limit_stack(0, Pc(0));
         (self.regs[1], self.regs[2]) = (r1, r2);
         let mut left = self.limits.max_insns;
         loop {
             let insns = &self.exe.program().insns;
             let insn = insns.get(self.pc).ok_or(FaultKind::BadTarget { target: self.pc.0.into() })?;
             left = left.checked_sub(1).ok_or(FaultKind::Budget { limit: self.limits.max_insns })?;
+            self.compare(insn)?;
             match self.step(insn)? {
                 Next::Follow => self.pc = Pc(self.pc.0 + insn.slots()),
                 Next::Goto(target) => self.pc = target,
@@ -199,6 +204,9 @@ impl<'a> Machine<'a> {
         self.callers.push(Frame { exe, return_to, saved, may_goto: self.may_goto, depth: self.depth });
         let depth = self.depth + 1;
         self.enter(self.callers.len())?;
+        if let Next::Goto(start) = target {
+            self.limit_stack(self.callers.len(), start);
+        }
         self.depth = depth;
         Ok(target)
     }
@@ -216,6 +224,7 @@ impl<'a> Machine<'a> {
         let r1 = self.regs[1];
         self.enter(self.callers.len())?;
         self.exe = target;
+        self.limit_stack(self.callers.len(), Pc(0));
         self.regs[..10].fill(0);
         self.regs[1] = r1;
         Ok(Next::Goto(Pc(0)))

@@ -23,6 +23,8 @@ const CHUNK: usize = 8;
 pub(super) struct Stacks {
     chunks: Vec<Bytes>,
     live: usize,
+    /// How many bytes of a frame may be used, where that is not all of them.
+    limits: Vec<Option<usize>>,
 }
 
 impl Stacks {
@@ -49,7 +51,30 @@ impl Stacks {
     }
 
     fn find(&self, addr: u64, len: usize) -> Option<Slice<'_>> {
-        (0..self.live).rev().find_map(|index| find_in(self.frame(index)?, addr, len))
+        (0..self.live).rev().find_map(|index| find_in(self.usable(index)?, addr, len))
+    }
+
+    fn usable(&self, index: usize) -> Option<Slice<'_>> {
+        let frame = self.frame(index)?;
+        match self.limits.get(index).copied().flatten() {
+            Some(bytes) if bytes < FRAME => frame.sub(FRAME - bytes, bytes),
+            Some(_) | None => Some(frame),
+        }
+    }
+
+    /// Only the uppermost bytes of frame `index` may be used.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn limit(&mut self, index: usize, bytes: Option<usize>) {
+        if self.limits.len() <= index {
+            self.limits.resize(index + 1, None);
+        }
+        self.limits[index] = bytes;
+    }
+
+    /// Where frame `index` ends: its R10.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn end(&self, index: usize) -> Option<u64> {
+        Some(self.frame(index)?.addr() + FRAME as u64)
     }
 }
 

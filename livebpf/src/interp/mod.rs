@@ -15,6 +15,7 @@ mod call;
 mod fault;
 mod machine;
 mod memory;
+mod witness;
 
 pub use fault::{Fault, FaultKind};
 
@@ -124,6 +125,21 @@ pub fn run(exe: &Arc<Executable>, ctx: &Context, host: &mut dyn Host) -> Result<
 /// The same within limits.
 pub fn run_limited(exe: &Arc<Executable>, ctx: &Context, host: &mut dyn Host, limits: Limits) -> Result<u64, Fault> {
     machine::Machine::new(exe, Some(ctx), &[], host, limits).run(ctx.record_addr(), 0)
+}
+
+/// The same, with what the verifier said about the program held against what it does.
+#[cfg(feature = "fault-injection")]
+#[doc(hidden)]
+pub fn run_witnessed(
+    exe: &Arc<Executable>,
+    ctx: &Context,
+    host: &mut dyn Host,
+    limits: Limits,
+    claims: &[&crate::verify::claims::Claims],
+) -> Result<u64, Fault> {
+    let mut machine = machine::Machine::new(exe, Some(ctx), &[], host, limits);
+    machine.witness = witness::Witness::new(exe, claims, ctx.record_addr());
+    machine.run(ctx.record_addr(), 0)
 }
 
 /// Runs a program without a context: R1 and R2 are what the caller says, and it may also touch `regions`.

@@ -100,6 +100,30 @@ impl Worker {
         self.core.declared.clear();
     }
 
+    /// Runs `program` in the checking interpreter, whatever the runtime's engine, with what the verifier said about it held
+    /// against what it does; returns all of R0. Never for production: a claim that is wrong ends the run.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    #[cfg(feature = "fault-injection")]
+    #[doc(hidden)]
+    pub fn run_witnessed(
+        &mut self,
+        program: &Program,
+        ctx: &mut Context,
+        limits: interp::Limits,
+        claims: &[&crate::verify::claims::Claims],
+    ) -> Result<u64, RunError> {
+        let core = &self.core;
+        let _section = core.reader.enter();
+        core.check_process()?;
+        core.check(&program.entry.loaded, ctx)?;
+        let generation = core.shared.generations.current();
+        core.interpreted(&program.entry, current::depth(), generation, |exe, host| {
+            interp::run_witnessed(exe, ctx, host, limits, claims)
+        })
+    }
+
     /// Enters a read-side section for a batch of runs.
     ///
     /// # Errors
@@ -218,11 +242,22 @@ impl Core {
         depth: u32,
         generation: &Generation,
     ) -> Result<u64, RunError> {
+        self.interpreted(entry, depth, generation, |exe, host| interp::run(exe, ctx, host))
+    }
+
+    /// `run` inside this worker's scope, on the program where `entry`'s runs begin.
+    fn interpreted(
+        &self,
+        entry: &Entry,
+        depth: u32,
+        generation: &Generation,
+        run: impl FnOnce(&Arc<interp::Executable>, &mut Host<'_>) -> Result<u64, interp::Fault>,
+    ) -> Result<u64, RunError> {
         let started = generation.redirect(entry.id);
         let program = started.as_ref().unwrap_or(&entry.loaded);
         let current = Current { entry, worker: self, generation, depth, landing: std::ptr::null_mut() };
         let mut host = Host::new(&self.shared, generation.number());
-        let result = current::scope(&current, || interp::run(program.executable(), ctx, &mut host));
+        let result = current::scope(&current, || run(program.executable(), &mut host));
         let name = || program.linked().name.clone();
         match result {
             Ok(r0) => Ok(r0),

@@ -9,6 +9,25 @@ use crate::link::Program as Linked;
 use crate::object::Object;
 use crate::verify::Verified;
 
+/// Programs that were verified already.
+#[cfg(feature = "fault-injection")]
+impl Runtime {
+    /// Loads programs with their proofs, in order: they are not verified again. Their maps are taken as they are bound, from
+    /// `options` or new ones, and have to be defined as when they were verified.
+    ///
+    /// # Errors
+    /// As [`load_linked`](Self::load_linked).
+    #[doc(hidden)]
+    pub fn load_proven(&self, programs: Vec<Verified>, options: &LoadOptions) -> Result<Ebpf, Error> {
+        let linked = programs.iter().map(|verified| verified.program().clone()).collect();
+        let proofs = std::cell::RefCell::new(programs.into_iter());
+        self.load_programs(linked, options, &|shared, program| match proofs.borrow_mut().next() {
+            Some(verified) if *verified.program() == program => Ok(verified),
+            _ => super::load::verified(shared, program),
+        })
+    }
+}
+
 /// Only the shape is checked: jumps, calls, registers, endings.
 const UNPROVEN: Prove<'static> = &|_, program, _| Verified::unproven(program);
 

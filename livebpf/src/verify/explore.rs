@@ -83,7 +83,7 @@ pub(super) struct Verifier<'a> {
     pub moves_packet: Vec<bool>,
     /// The function that is verified on its own.
     pub root: SubprogId,
-    masks: &'a mut Masks,
+    pub masks: &'a mut Masks,
     demands: &'a mut Vec<u16>,
     demands_changed: bool,
     relied: Vec<(Pc, Mask)>,
@@ -239,6 +239,9 @@ impl<'a> Verifier<'a> {
             return Err(Fail::new(Rule::Termination, text).help("shorten loops, or give them a smaller constant bound"));
         }
         self.notes.reach(pc);
+        if let Some(claims) = self.options.claims {
+            claims.note(state, pc);
+        }
         let Some(insn) = self.program.insns.get(pc) else { unreachable!("control flow was checked") };
         if let Some(trace) = &mut self.trace {
             trace.before(self.program, self.options.helpers, state, pc, &insn);

@@ -4,6 +4,8 @@ mod alu;
 mod branch;
 mod call;
 mod cfg;
+#[doc(hidden)]
+pub mod claims;
 mod compute;
 mod depth;
 mod explore;
@@ -37,6 +39,7 @@ use crate::insn::{Insn, Pc, Reg};
 use crate::link::{Program, SubprogId};
 
 use cfg::Flow;
+use claims::Claims;
 use context::TypeDesc;
 use explore::Verifier;
 use live::Masks;
@@ -77,12 +80,15 @@ pub struct Options<'a> {
     pub cpus: u32,
     /// Where the trace goes, in the form of the kernel's log; nothing is traced without it.
     pub log: Option<&'a dyn Log>,
+    /// Where tests keep what is claimed about registers on the way.
+    #[doc(hidden)]
+    pub claims: Option<&'a Claims>,
 }
 
 impl<'a> Options<'a> {
     /// Trusted programs, the usual limit.
     pub fn new(helpers: &'a helper::Table) -> Options<'a> {
-        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED, cpus: MAX_CPUS, log: None }
+        Options { helpers, trust: Trust::Trusted, limit: MAX_PROCESSED, cpus: MAX_CPUS, log: None, claims: None }
     }
 }
 
@@ -167,7 +173,7 @@ fn prove(
     let mut masks = Masks::new(&program, flow);
     let mut demands = vec![0; program.insns.len() as usize];
     for round in 0.. {
-        if round == MAX_ROUNDS {
+        if round == MAX_ROUNDS || options.claims.is_some_and(Claims::every_number) {
             demands.fill(u16::MAX);
             masks.refresh(&program, flow, &demands);
         }
@@ -196,6 +202,9 @@ fn round_of<'a>(
 ) -> Result<Option<Facts>, Box<Rejection>> {
     let moves_packet = global::moves_packet(program, flow, options.helpers);
     let live: Option<Vec<u16>> = trace.is_some().then(|| masks.live.iter().map(|mask| mask.regs).collect());
+    if let Some(claims) = options.claims {
+        claims.begin(program.insns.len());
+    }
     let mut v = Verifier::new(program, options, desc, flow, masks, demands, moves_packet);
     v.trace = trace;
     v.say(|| log::overview(program, options.helpers, live.as_deref().unwrap_or_default()));
@@ -204,6 +213,9 @@ fn round_of<'a>(
             return Ok(None);
         }
         depth::check(program, flow, &v.notes.depth)?;
+        if let Some(claims) = options.claims {
+            claims.end(v.masks);
+        }
         Ok(Some(gather(program, &v)))
     });
     v.conclude(&result);

@@ -4,11 +4,11 @@ use livebpf::insn::{AluOp, Cond, Imm64, Insn, Insns, Pc, Reg, Size, Src, Width};
 
 /// A place to jump to, bound once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Label(usize);
+pub(crate) struct Label(usize);
 
 /// One function's instructions while they are written.
 #[derive(Default)]
-pub(super) struct Code {
+pub(crate) struct Code {
     insns: Insns,
     labels: Vec<Option<Pc>>,
     jumps: Vec<(Pc, Label)>,
@@ -16,60 +16,60 @@ pub(super) struct Code {
 }
 
 impl Code {
-    pub(super) fn push(&mut self, insn: Insn) {
+    pub(crate) fn push(&mut self, insn: Insn) {
         self.insns.push(insn);
     }
-    pub(super) fn label(&mut self) -> Label {
+    pub(crate) fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
     }
-    pub(super) fn bind(&mut self, label: Label) {
+    pub(crate) fn bind(&mut self, label: Label) {
         self.labels[label.0] = Some(Pc(self.insns.len()));
     }
     /// A new label, bound here.
-    pub(super) fn here(&mut self) -> Label {
+    pub(crate) fn here(&mut self) -> Label {
         let label = self.label();
         self.bind(label);
         label
     }
 
-    pub(super) fn mov(&mut self, dst: Reg, src: Src) {
+    pub(crate) fn mov(&mut self, dst: Reg, src: Src) {
         self.push(Insn::Mov { width: Width::W64, dst, src });
     }
-    pub(super) fn copy(&mut self, dst: Reg, src: Reg) {
+    pub(crate) fn copy(&mut self, dst: Reg, src: Reg) {
         self.mov(dst, Src::Reg(src));
     }
-    pub(super) fn set(&mut self, dst: Reg, imm: i32) {
+    pub(crate) fn set(&mut self, dst: Reg, imm: i32) {
         self.mov(dst, Src::Imm(imm));
     }
-    pub(super) fn alu(&mut self, op: AluOp, dst: Reg, src: Src) {
+    pub(crate) fn alu(&mut self, op: AluOp, dst: Reg, src: Src) {
         self.push(Insn::Alu { op, width: Width::W64, dst, src });
     }
-    pub(super) fn add(&mut self, dst: Reg, imm: i32) {
+    pub(crate) fn add(&mut self, dst: Reg, imm: i32) {
         self.alu(AluOp::Add, dst, Src::Imm(imm));
     }
-    pub(super) fn load(&mut self, size: Size, dst: Reg, base: Reg, off: i32) {
+    pub(crate) fn load(&mut self, size: Size, dst: Reg, base: Reg, off: i32) {
         self.push(Insn::Load { size, dst, base, off: off as i16 });
     }
-    pub(super) fn store(&mut self, size: Size, base: Reg, off: i32, src: Src) {
+    pub(crate) fn store(&mut self, size: Size, base: Reg, off: i32, src: Src) {
         self.push(Insn::Store { size, base, off: off as i16, src });
     }
-    pub(super) fn map(&mut self, dst: Reg, map: usize) {
+    pub(crate) fn map(&mut self, dst: Reg, map: usize) {
         self.push(Insn::LoadImm64 { dst, value: Imm64::MapIdx(map as i32) });
     }
-    pub(super) fn helper(&mut self, helper: u32) {
+    pub(crate) fn helper(&mut self, helper: u32) {
         self.push(Insn::Call { helper });
     }
-    pub(super) fn jump(&mut self, to: Label) {
+    pub(crate) fn jump(&mut self, to: Label) {
         self.jumps.push((Pc(self.insns.len()), to));
         self.push(Insn::Ja { off: 0 });
     }
-    pub(super) fn jump_if(&mut self, cond: Cond, width: Width, dst: Reg, src: Src, to: Label) {
+    pub(crate) fn jump_if(&mut self, cond: Cond, width: Width, dst: Reg, src: Src, to: Label) {
         self.jumps.push((Pc(self.insns.len()), to));
         self.push(Insn::Jmp { cond, width, dst, src, off: 0 });
     }
     /// A call of the function numbered `callee`.
-    pub(super) fn call(&mut self, callee: usize) {
+    pub(crate) fn call(&mut self, callee: usize) {
         self.calls.push((Pc(self.insns.len()), callee));
         self.push(Insn::CallSubprog { off: 0 });
     }
@@ -78,7 +78,7 @@ impl Code {
     ///
     /// # Panics
     /// When a label is not bound or a jump is too far: a mistake in the generator.
-    pub(super) fn finish(mut self) -> (Insns, Vec<(Pc, usize)>) {
+    pub(crate) fn finish(mut self) -> (Insns, Vec<(Pc, usize)>) {
         for (pc, label) in self.jumps {
             let target = self.labels[label.0].expect("every label is bound");
             let off = i16::try_from(i64::from(target.0) - i64::from(pc.0) - 1).expect("functions are short");

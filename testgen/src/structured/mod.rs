@@ -4,7 +4,7 @@
 //!
 //! Everything is deterministic when it runs: no clock, no random numbers, no addresses in results.
 
-mod code;
+pub(crate) mod code;
 mod env;
 mod flow;
 mod func;

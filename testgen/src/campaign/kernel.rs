@@ -1,0 +1,166 @@
+//! The kernel's verdict beside ours.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use livebpf::insn::{AluOp, Insn};
+use livebpf::link::Program;
+use livebpf::object::{MapType, ProgType};
+use livebpf::verify::Rejection;
+use livebpf_kernel_bpf as kernel_bpf;
+
+use super::kind_of;
+use crate::border::{self, TYPES};
+
+/// How verdicts compare.
+#[derive(Clone, Debug, Default)]
+pub struct Verdicts {
+    /// Both accept.
+    pub both_accept: u64,
+    /// Both refuse.
+    pub both_refuse: u64,
+    /// Accepted here, refused there: by the kernel's message.
+    pub only_here: BTreeMap<String, u64>,
+    /// Refused here, accepted there: by our message.
+    pub only_there: BTreeMap<String, u64>,
+    /// Programs both accept that gave the same result in a test run.
+    pub same_result: u64,
+}
+
+impl Verdicts {
+    pub(super) fn add(&mut self, other: Verdicts) {
+        self.both_accept += other.both_accept;
+        self.both_refuse += other.both_refuse;
+        self.same_result += other.same_result;
+        for (into, from) in [(&mut self.only_here, other.only_here), (&mut self.only_there, other.only_there)] {
+            for (message, count) in from {
+                *into.entry(message).or_default() += count;
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = |map: &BTreeMap<String, u64>| map.values().sum::<u64>();
+        let (here, there) = (total(&self.only_here), total(&self.only_there));
+        let all = self.both_accept + self.both_refuse + here + there;
+        if all == 0 {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "kernel: {all} programs, both accept {}, both refuse {}, only here {here}, only there {there}",
+            self.both_accept, self.both_refuse
+        )?;
+        for (name, map) in [("only here", &self.only_here), ("only there", &self.only_there)] {
+            let mut rows: Vec<_> = map.iter().collect();
+            rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            for (message, count) in rows.into_iter().take(25) {
+                writeln!(f, "  {name} {count:>7}  {message}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kernel with the maps of all program types.
+pub struct Kernel {
+    maps: Vec<(ProgType, Vec<kernel_bpf::Map>)>,
+}
+
+/// What the kernel says where it refuses for other reasons than safety: its limits, and what it wants to know from BTF, which is
+/// not passed on.
+const NOT_FOR_SAFETY: [&str; 6] = [
+    "is too large",
+    "too complex",
+    "back-edge",
+    "The sequence of",
+    "Operation not permitted",
+    "tail_call is not allowed in subprogs without BTF",
+];
+
+/// Whether the kernel lost sight of a number where this verifier does not: 6.18 knows nothing of quotients and remainders.
+fn divides(program: &Program) -> bool {
+    program.insns.iter().any(|(_, insn)| {
+        matches!(insn, Insn::Alu { op: AluOp::Div | AluOp::SDiv | AluOp::Mod | AluOp::SMod, .. })
+    })
+}
+
+impl Kernel {
+    /// # Errors
+    /// Why there is no kernel to compare with.
+    pub fn new() -> Result<Kernel, String> {
+        kernel_bpf::probe().map_err(|why| format!("no kernel to compare with: {why}"))?;
+        let mut maps = Vec::new();
+        for prog_type in TYPES {
+            let mut made = Vec::new();
+            for def in border::maps(prog_type) {
+                let mut def = (*def).clone();
+                // The kernel's has as many values as CPUs; for its verifier an array is the same.
+                if def.map_type == MapType::PERCPU_ARRAY {
+                    def.map_type = MapType::ARRAY;
+                }
+                made.push(kernel_bpf::Map::create(&def).map_err(|error| error.to_string())?);
+            }
+            maps.push((prog_type, made));
+        }
+        Ok(Kernel { maps })
+    }
+
+    fn load(&self, program: &Program) -> Result<kernel_bpf::Program, String> {
+        let maps = self.maps.iter().find(|(prog_type, _)| *prog_type == program.kind.prog_type);
+        let maps: Vec<&kernel_bpf::Map> = maps.map(|(_, maps)| maps.iter().collect()).unwrap_or_default();
+        kernel_bpf::Program::load(program, &maps).map_err(|error| match error {
+            kernel_bpf::Error::Program { source, log, .. } => format!("{source}\n{log}"),
+            other => other.to_string(),
+        })
+    }
+
+    /// A program that is refused here.
+    pub(super) fn beside_refusal(&self, program: &Program, ours: &Rejection, verdicts: &mut Verdicts) {
+        if has_globals(program) {
+            return;
+        }
+        match self.load(program) {
+            Ok(_) => {
+                let kind = format!("{}: {}", ours.rule.name(), kind_of(&ours.message));
+                *verdicts.only_there.entry(kind).or_default() += 1;
+            }
+            Err(_) => verdicts.both_refuse += 1,
+        }
+    }
+
+    /// A program that is accepted here: what is wrong with that.
+    pub(super) fn beside_acceptance(&self, program: &Program, verdicts: &mut Verdicts) -> Option<String> {
+        if has_globals(program) {
+            return None;
+        }
+        match self.load(program) {
+            Ok(_) => {
+                verdicts.both_accept += 1;
+                None
+            }
+            Err(log) => {
+                let said: Vec<&str> =
+                    log.lines().filter(|l| !l.trim().is_empty() && !l.starts_with("processed ")).collect();
+                let message = said.last().copied().unwrap_or_default().to_owned();
+                let note = if divides(program) { " (divides)" } else { "" };
+                *verdicts.only_here.entry(format!("{}{note}", kind_of(&message))).or_default() += 1;
+                let harmless = NOT_FOR_SAFETY.iter().any(|text| log.contains(text)) || divides(program);
+                (!harmless).then(|| format!("the kernel refuses: {message}\n{}", tail(&log)))
+            }
+        }
+    }
+}
+
+/// The kernel takes functions' signatures from BTF, which is not passed on: without it a function is a static one, and those that
+/// are verified on their own here may be accepted there for how they are called.
+fn has_globals(program: &Program) -> bool {
+    program.subprogs.iter().skip(1).any(|sub| sub.global)
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

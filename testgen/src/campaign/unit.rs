@@ -1,0 +1,110 @@
+//! One unit of a campaign: a generated program and, where it was accepted, some that differ from it in one thing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use livebpf::link::Program;
+use livebpf::verify::claims::Claims;
+
+use super::field::Field;
+use super::{Counts, Finding, kind_of, shrink};
+use crate::Source;
+use crate::border::{self, Border, tweak};
+
+/// Programs made from an accepted one.
+const CHANGES: u32 = 3;
+/// Refusals whose kind is counted: one of so many.
+const COUNTED: u64 = 16;
+
+pub(super) struct Unit<'a> {
+    /// Its number, and its seed.
+    pub number: u64,
+    pub border: &'a Border,
+}
+
+impl Unit<'_> {
+    /// Makes and checks the programs.
+    pub(super) fn check(&self, field: &mut Field, counts: &mut Counts) -> Vec<Finding> {
+        let mut source = Source::seeded(self.number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let mut program = border::program(&mut source, self.border, &|prog_type| field.maps(prog_type));
+        let mut findings = Vec::new();
+        counts.generated += 1;
+        let mut accepted = self.one(field, &program, &mut source, counts, &mut findings);
+        for _ in 0..CHANGES {
+            if !accepted || !findings.is_empty() {
+                break;
+            }
+            let changed = tweak::tweak(&mut source, &program);
+            counts.changed += 1;
+            if self.one(field, &changed, &mut source, counts, &mut findings) {
+                counts.changed_accepted += 1;
+                // Changes add up as long as they are accepted.
+                program = changed;
+            }
+            accepted = true;
+        }
+        findings
+    }
+
+    /// Whether `program` is accepted.
+    fn one(
+        &self,
+        field: &mut Field,
+        program: &Program,
+        source: &mut Source<'_>,
+        counts: &mut Counts,
+        findings: &mut Vec<Finding>,
+    ) -> bool {
+        let choices = source.u64();
+        let (accepted, wrong) = judge(field, program, choices, counts);
+        if let Some(what) = wrong {
+            let kind = kind_of(&what);
+            let mut still = |smaller: &Program| {
+                let (_, wrong) = judge(field, smaller, choices, &mut Counts::default());
+                wrong.filter(|what| kind_of(what) == kind)
+            };
+            let (small, small_what) = shrink::shrink(program, &what, &mut still);
+            findings.push(Finding { unit: self.number, what, program: program.clone(), small, small_what });
+        }
+        accepted
+    }
+}
+
+/// Whether `program` is accepted, and what is wrong with that. `choices` decides about inputs.
+fn judge(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts) -> (bool, Option<String>) {
+    let judged = catch_unwind(AssertUnwindSafe(|| judge_calmly(field, program, choices, counts)));
+    judged.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        (true, Some(format!("a panic: {}", text.unwrap_or_default())))
+    })
+}
+
+fn judge_calmly(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts) -> (bool, Option<String>) {
+    let claims = Claims::keep(false);
+    let verdict = field.verify(program, &claims);
+    let to_kernel = field.kernel_share > 0 && choices % field.kernel_share.max(1) == 0;
+    match verdict {
+        Err(rejection) => {
+            if choices % COUNTED == 0 {
+                let kind = format!("{}: {}", rejection.rule.name(), kind_of(&rejection.message));
+                *counts.refused.entry(kind).or_default() += COUNTED;
+            }
+            if to_kernel && let Some(kernel) = &field.kernel {
+                kernel.beside_refusal(program, &rejection, &mut counts.kernel);
+            }
+            (false, None)
+        }
+        Ok(verified) => {
+            counts.accepted += 1;
+            let mut source = Source::seeded(choices);
+            let mut wrong = field.check(&mut source, verified, &claims, counts).err();
+            if wrong.is_none()
+                && to_kernel
+                && let Some(kernel) = &field.kernel
+            {
+                wrong = kernel.beside_acceptance(program, &mut counts.kernel);
+            }
+            (true, wrong)
+        }
+    }
+}
