@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use livebpf::insn::{AluOp, Insn};
+use livebpf::insn::{AluOp, AtomicOp, Insn, Reg};
 use livebpf::link::Program;
 use livebpf::object::{MapType, ProgType};
 use livebpf::verify::Rejection;
@@ -23,16 +23,20 @@ pub struct Verdicts {
     pub only_here: BTreeMap<String, u64>,
     /// Refused here, accepted there: by our message.
     pub only_there: BTreeMap<String, u64>,
-    /// Programs both accept that gave the same result in a test run.
-    pub same_result: u64,
+    /// Of those accepted here only: by why that is no mistake, where that is known.
+    pub explained: BTreeMap<String, u64>,
 }
 
 impl Verdicts {
     pub(super) fn add(&mut self, other: Verdicts) {
         self.both_accept += other.both_accept;
         self.both_refuse += other.both_refuse;
-        self.same_result += other.same_result;
-        for (into, from) in [(&mut self.only_here, other.only_here), (&mut self.only_there, other.only_there)] {
+        let pairs = [
+            (&mut self.only_here, other.only_here),
+            (&mut self.only_there, other.only_there),
+            (&mut self.explained, other.explained),
+        ];
+        for (into, from) in pairs {
             for (message, count) in from {
                 *into.entry(message).or_default() += count;
             }
@@ -53,7 +57,8 @@ impl fmt::Display for Verdicts {
             "kernel: {all} programs, both accept {}, both refuse {}, only here {here}, only there {there}",
             self.both_accept, self.both_refuse
         )?;
-        for (name, map) in [("only here", &self.only_here), ("only there", &self.only_there)] {
+        let tables = [("only here", &self.only_here), ("explained", &self.explained), ("only there", &self.only_there)];
+        for (name, map) in tables {
             let mut rows: Vec<_> = map.iter().collect();
             rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             for (message, count) in rows.into_iter().take(25) {
@@ -80,11 +85,35 @@ const NOT_FOR_SAFETY: [&str; 6] = [
     "tail_call is not allowed in subprogs without BTF",
 ];
 
-/// Whether the kernel lost sight of a number where this verifier does not: 6.18 knows nothing of quotients and remainders.
-fn divides(program: &Program) -> bool {
-    program.insns.iter().any(|(_, insn)| {
-        matches!(insn, Insn::Alu { op: AluOp::Div | AluOp::SDiv | AluOp::Mod | AluOp::SMod, .. })
-    })
+/// Begins what is wrong with a program that only the kernel refuses.
+pub(super) const REFUSES: &str = "the kernel refuses";
+
+/// Why the kernel refuses a program that is accepted here, where that is known: it loses sight of a number where this verifier
+/// does not, or counts an address as lost that is not. `small` has been made as small as it goes, so that what is in it matters.
+pub(super) fn explanation(small: &Program) -> Option<&'static str> {
+    let any = |wanted: &dyn Fn(Insn) -> bool| small.insns.iter().any(|(_, insn)| wanted(insn));
+    let alu = |ops: &'static [AluOp]| move |insn| matches!(insn, Insn::Alu { op, .. } if ops.contains(&op));
+    if any(&alu(&[AluOp::Div, AluOp::SDiv, AluOp::Mod, AluOp::SMod])) {
+        return Some("the kernel knows nothing of quotients and remainders");
+    }
+    if any(&|insn| matches!(insn, Insn::LoadAbs { .. } | Insn::LoadInd { .. })) {
+        return Some("the kernel does not know that a legacy packet load gives no more than it reads");
+    }
+    if any(&|insn| matches!(insn, Insn::MovSx { .. } | Insn::LoadSx { .. })) {
+        return Some("the kernel forgets known bits in sign extensions");
+    }
+    if any(&alu(&[AluOp::Lsh])) {
+        return Some("the kernel forgets bounds of numbers below zero in left shifts");
+    }
+    let lost = |insn| match insn {
+        Insn::Atomic { op: AtomicOp::Cmpxchg, base, .. } => base == Reg::R0,
+        Insn::Atomic { op, base, src, .. } => base == src && !matches!(op, AtomicOp::Cmpxchg),
+        _ => false,
+    };
+    if any(&lost) {
+        return Some("the kernel checks the second half of an atomic operation with its result as the address");
+    }
+    None
 }
 
 impl Kernel {
@@ -145,10 +174,9 @@ impl Kernel {
                 let said: Vec<&str> =
                     log.lines().filter(|l| !l.trim().is_empty() && !l.starts_with("processed ")).collect();
                 let message = said.last().copied().unwrap_or_default().to_owned();
-                let note = if divides(program) { " (divides)" } else { "" };
-                *verdicts.only_here.entry(format!("{}{note}", kind_of(&message))).or_default() += 1;
-                let harmless = NOT_FOR_SAFETY.iter().any(|text| log.contains(text)) || divides(program);
-                (!harmless).then(|| format!("the kernel refuses: {message}\n{}", tail(&log)))
+                *verdicts.only_here.entry(kind_of(&message)).or_default() += 1;
+                let harmless = NOT_FOR_SAFETY.iter().any(|text| log.contains(text));
+                (!harmless).then(|| format!("{REFUSES}: {message}\n{}", tail(&log)))
             }
         }
     }

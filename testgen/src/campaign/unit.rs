@@ -6,7 +6,7 @@ use livebpf::link::Program;
 use livebpf::verify::claims::Claims;
 
 use super::field::Field;
-use super::{Counts, Finding, kind_of, shrink};
+use super::{Counts, Finding, kernel, kind_of, shrink};
 use crate::Source;
 use crate::border::{self, Border, tweak};
 
@@ -63,6 +63,12 @@ impl Unit<'_> {
                 wrong.filter(|what| kind_of(what) == kind)
             };
             let (small, small_what) = shrink::shrink(program, &what, &mut still);
+            if what.starts_with(kernel::REFUSES)
+                && let Some(why) = kernel::explanation(&small)
+            {
+                *counts.kernel.explained.entry(why.to_owned()).or_default() += 1;
+                return accepted;
+            }
             findings.push(Finding { unit: self.number, what, program: program.clone(), small, small_what });
         }
         accepted
