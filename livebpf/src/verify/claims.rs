@@ -41,7 +41,7 @@ mod on {
 
     use super::super::live::Mask;
     use super::super::scalar::Scalar;
-    use super::super::state::{Frame, Kind, Value};
+    use super::super::state::{AT_END, Frame, Kind, PAST_END, Value};
     use super::{Masks, Pc, State};
     use crate::insn::Reg;
     use crate::map::Map;
@@ -159,15 +159,16 @@ mod on {
         Reg::ALL.into_iter().find(wrong).or_else(|| unequal(claim, world, live))
     }
 
-    /// Registers with one name hold one number.
+    /// Registers with one name hold one number, but for the distance that is known.
     fn unequal(claim: &Claim, world: &World<'_>, live: Mask) -> Option<Reg> {
         let named = |reg: &Reg| {
             let value = claim.frame.reg(*reg);
             live.reg(*reg) && value.is_scalar() && value.id != 0
         };
+        let origin = |reg: Reg| world.regs[reg.index()].wrapping_sub(claim.frame.reg(reg).off as i64 as u64);
         Reg::ALL.into_iter().filter(named).find(|reg| {
             let first = Reg::ALL.into_iter().filter(named).find(|r| claim.frame.reg(*r).id == claim.frame.reg(*reg).id);
-            first.is_some_and(|first| world.regs[first.index()] != world.regs[reg.index()])
+            first.is_some_and(|first| origin(first) != origin(*reg))
         })
     }
 
@@ -208,6 +209,7 @@ mod on {
     /// So many bytes from the pointer's base exist. The fixed offset counts from the base.
     fn in_range(value: &Value, found: u64, start: u64, end: u64) -> bool {
         let base = found.wrapping_sub(value.off as i64 as u64);
-        value.range == 0 || base >= start && base.checked_add(u64::from(value.range)).is_some_and(|last| last <= end)
+        matches!(value.range, 0 | AT_END | PAST_END)
+            || base >= start && base.checked_add(u64::from(value.range)).is_some_and(|last| last <= end)
     }
 }

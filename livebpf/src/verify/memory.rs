@@ -2,14 +2,14 @@
 
 use super::depth;
 use super::explore::Verifier;
-use super::reject::{Fail, MEMORY, Rule, Step};
+use super::reject::{Fail, MEMORY, Rejection, Rule, Step};
 use super::scalar::Scalar;
 use super::stack::{self, Span};
 use super::state::{Kind, State, Value};
 use super::{Trust, alu};
 use crate::context::{FieldKind, Packet, Region, SocketView};
-use crate::insn::{AluOp, AtomicOp, Insn, Pc, Reg, Size, Src, Width};
-use crate::link::MapId;
+use crate::insn::{AluOp, AtomicOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
+use crate::link::{MapId, Program};
 use crate::object::{MapDef, MapInit, MapType};
 
 /// `BPF_F_RDONLY_PROG`
@@ -421,20 +421,36 @@ impl Verifier<'_> {
 
     /// A pointer to a map's value that the program names by an immediate.
     pub(super) fn direct_value(&self, map: MapId, off: u32) -> Step<Value> {
-        let def = self.program.map(map);
-        if def.map_type != MapType::ARRAY || def.max_entries != 1 {
-            let text = format!("map {} of type {} has no direct value access", def.name, def.map_type);
-            return Err(Fail::new(Rule::Memory, text));
-        }
-        if off >= 1 << 29 {
-            return Err(Fail::new(Rule::Memory, format!("direct value offset of {off} is not allowed")));
-        }
-        if off >= def.value_size {
-            let text = format!("invalid access to map value pointer, value_size={} off={off}", def.value_size);
-            return Err(Fail::new(Rule::Memory, text));
-        }
-        Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
+        direct_value(self.program, map, off)
     }
+}
+
+/// Every address of a map's value that the program names by an immediate is one, reached or not.
+pub(super) fn check_direct_values(program: &Program) -> Result<(), Box<Rejection>> {
+    for (pc, insn) in program.insns.iter() {
+        if let Insn::LoadImm64 { value: Imm64::MapIdxValue { idx, off }, .. } = insn
+            && let Err(fail) = direct_value(program, MapId(idx as u32), off)
+        {
+            return Err(Rejection::new(program, pc, fail.rule, fail.message));
+        }
+    }
+    Ok(())
+}
+
+fn direct_value(program: &Program, map: MapId, off: u32) -> Step<Value> {
+    let def = program.map(map);
+    if def.map_type != MapType::ARRAY || def.max_entries != 1 {
+        let text = format!("map {} of type {} has no direct value access", def.name, def.map_type);
+        return Err(Fail::new(Rule::Memory, text));
+    }
+    if off >= 1 << 29 {
+        return Err(Fail::new(Rule::Memory, format!("direct value offset of {off} is not allowed")));
+    }
+    if off >= def.value_size {
+        let text = format!("invalid access to map value pointer, value_size={} off={off}", def.value_size);
+        return Err(Fail::new(Rule::Memory, text));
+    }
+    Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
 }
 
 impl Verifier<'_> {

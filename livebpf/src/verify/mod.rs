@@ -158,6 +158,7 @@ fn shape(program: &Program, trust: Trust) -> Result<(&'static TypeDesc, Flow), B
     if trust == Trust::Untrusted {
         untrusted::check_shape(program)?;
     }
+    memory::check_direct_values(program)?;
     depth::check_results(program, &flow)?;
     depth::check(program, &flow, &vec![0; program.subprogs.len()])?;
     Ok((desc, flow))

@@ -16,6 +16,8 @@ mod field;
 mod inputs;
 pub mod kernel;
 mod shrink;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::collections::BTreeMap;

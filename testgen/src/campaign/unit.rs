@@ -88,10 +88,10 @@ fn judge(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts
 fn judge_calmly(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts) -> (bool, Option<String>) {
     let claims = Claims::keep(false);
     let verdict = field.verify(program, &claims);
-    let to_kernel = field.kernel_share > 0 && choices % field.kernel_share.max(1) == 0;
+    let to_kernel = field.kernel_share > 0 && choices.is_multiple_of(field.kernel_share);
     match verdict {
         Err(rejection) => {
-            if choices % COUNTED == 0 {
+            if choices.is_multiple_of(COUNTED) {
                 let kind = format!("{}: {}", rejection.rule.name(), kind_of(&rejection.message));
                 *counts.refused.entry(kind).or_default() += COUNTED;
             }
