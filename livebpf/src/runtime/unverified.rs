@@ -21,9 +21,9 @@ impl Runtime {
     pub fn load_proven(&self, programs: Vec<Verified>, options: &LoadOptions) -> Result<Ebpf, Error> {
         let linked = programs.iter().map(|verified| verified.program().clone()).collect();
         let proofs = std::cell::RefCell::new(programs.into_iter());
-        self.load_programs(linked, options, &|shared, program| match proofs.borrow_mut().next() {
+        self.load_programs(linked, options, &|shared, program, trust| match proofs.borrow_mut().next() {
             Some(verified) if *verified.program() == program => Ok(verified),
-            _ => super::load::verified(shared, program),
+            _ => super::load::verified(shared, program, trust),
         })
     }
 }
