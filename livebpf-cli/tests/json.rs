@@ -79,6 +79,55 @@ fn prog_run_with_a_context() {
 }
 
 #[test]
+fn prog_run_with_a_context_of_every_kind() {
+    let (scratch, object) = (Scratch::new("json-supplied"), &object("contexts.o"));
+    let run = |name: &str, files: &[(&str, &[u8])]| {
+        let paths: Vec<String> =
+            files.iter().map(|(word, bytes)| scratch.file(&format!("{name}-{word}"), bytes)).collect();
+        let mut words = vec!["-o", object, "prog", "run", "name", name];
+        words.extend(files.iter().zip(&paths).flat_map(|((word, _), path)| [*word, path.as_str()]));
+        let first = answer(&words);
+        for engine in ENGINES {
+            let mut json = answer(&[&["--engine", engine][..], &words].concat());
+            json["duration"] = first["duration"].clone();
+            assert_eq!(json, first, "{engine}");
+        }
+        first
+    };
+    let words = |words: &[u64]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    let mut regs = vec![0; 21];
+    (regs[13], regs[14]) = (40, 2);
+    let probe = run("probe", &[("ctx_in", &words(&regs))]);
+    assert_eq!((keys(&probe), &probe["retval"]), (vec!["ctx_out", "retval", "duration"], &json!(42)));
+    assert_eq!(run("probe", &[])["retval"], json!(0), "what is not given is zero");
+    assert_eq!(run("tracepoint", &[("ctx_in", &words(&[0, 3, 0, 0, 0, 0, 0, 5]))])["retval"], json!(15));
+    assert_eq!(run("raw_tracepoint", &[("ctx_in", &words(&[9, 4]))])["retval"], json!(5));
+    let mut packet = [0; 64];
+    (packet[12], packet[14], packet[23], packet[35], packet[37]) = (8, 0x45, 6, 99, 80);
+    let mut flags = [0; 52];
+    flags[48] = 1;
+    let flow = run("dissect", &[("data_in", &packet), ("ctx_in", &flags)]);
+    let flow_keys = bytes(&flow["data_out"]);
+    assert_eq!((&flow["retval"], flow_keys.len(), flow_keys[48]), (&json!(0), 56, 1));
+    assert_eq!(flow_keys[..16], [14, 0, 34, 0, 0, 0, 0, 0, 0, 6, 8, 0, 0, 99, 0, 80]);
+    let mut addr = [0; 72];
+    addr[25] = 0x50;
+    let connect = run("connect", &[("ctx_in", &addr)]);
+    let addr = bytes(&connect["ctx_out"]);
+    assert_eq!(
+        (addr[16..28].to_vec(), &connect["retval"]),
+        (vec![0, 0, 0, 0, 0, 0, 0, 1, 0x1f, 0x90, 0, 0], &json!(1))
+    );
+    let mut option = [0; 40];
+    option[24] = 6;
+    let json = run("option", &[("ctx_in", &option), ("data_in", &[1, 2])]);
+    assert_eq!((bytes(&json["data_out"]), bytes(&json["ctx_out"])[32]), (vec![7, 2], 1));
+    let mut lookup = [0; 64];
+    (lookup[12], lookup[60]) = (6, 80);
+    assert_eq!(run("lookup", &[("ctx_in", &lookup)])["retval"], json!(1));
+}
+
+#[test]
 fn map_show() {
     let c = &chain();
     let shown = answer(&["-o", c, "map", "show"]);

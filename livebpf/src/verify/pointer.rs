@@ -41,8 +41,9 @@ pub(super) fn arithmetic(
 ) -> Step<Value> {
     let n = reg.number();
     if dst.is_pointer() && src.is_pointer() {
-        if op == AluOp::Sub && width == Width::W64 {
-            return Ok(Value::UNKNOWN);
+        if op == AluOp::Sub {
+            let low = Value::scalar(Scalar::unsigned_bits(32));
+            return Ok(if width == Width::W64 { Value::UNKNOWN } else { low });
         }
         return Err(fail(format!("R{n} pointer {} pointer prohibited", symbol(op)), reg));
     }
