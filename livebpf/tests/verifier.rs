@@ -67,7 +67,7 @@ fn case(name: &str, body: &str) -> Case {
                 listing.push_str(line);
                 listing.push('\n');
                 let label = line.trim().ends_with(':');
-                let two = line.contains(" ll") || line.contains("map[");
+                let two = line.contains(" ll") || line.contains("map[") || line.contains("subprog[");
                 slots += if label { 0 } else { 1 + u32::from(two) };
             }
         }
@@ -81,6 +81,8 @@ fn case(name: &str, body: &str) -> Case {
     let kind = ProgramKind { attach_type: attach, ..ProgramKind::new(kind) };
     let mut program = Program::bare(name, kind, insns);
     (program.subprogs, program.maps, program.license) = (subprogs, maps, license);
+    program.kfuncs = livebpf::object::KFUNCS.map(str::to_owned).to_vec();
+    program.kfuncs.push("bpf_unknown".to_owned());
     Case { name: name.to_owned(), program, trust, expected }
 }
 
@@ -152,6 +154,16 @@ fn tail_calls() {
 #[test]
 fn resources() {
     run("resources.txt", 18);
+}
+
+#[test]
+fn callbacks_and_may_goto() {
+    run("callbacks.txt", 32);
+}
+
+#[test]
+fn iterators() {
+    run("iterators.txt", 22);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn gpl(proto: Proto) -> Proto {
 }
 
 pub(super) fn protos() -> Vec<Proto> {
-    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output()].concat()
+    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output(), callbacks()].concat()
 }
 
 fn maps() -> Vec<Proto> {
@@ -173,5 +173,14 @@ fn output() -> Vec<Proto> {
         proto(id::RINGBUF_DISCARD, Ret::Void, &[Record, Anything]),
         number(id::RINGBUF_OUTPUT, &[Map, Mem, SizeOrZero, Anything]),
         number(id::RINGBUF_QUERY, &[Map, Anything]),
+    ]
+}
+
+/// Helpers that call functions of the program.
+fn callbacks() -> Vec<Proto> {
+    use Arg::*;
+    vec![
+        number(id::FOR_EACH_MAP_ELEM, &[Map, Callback, StackOrNull, Anything]),
+        number(id::LOOP, &[Anything, Callback, StackOrNull, Anything]),
     ]
 }

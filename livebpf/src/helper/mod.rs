@@ -5,6 +5,7 @@
 
 mod builtin;
 pub mod id;
+pub mod kfunc;
 mod sets;
 
 pub use sets::HelperSet;
@@ -56,6 +57,10 @@ pub enum Arg {
     Borrowed(Class),
     /// The same, which the call takes back.
     Released(Class),
+    /// A function of the program that the helper calls back.
+    Callback,
+    /// An address in the stack, or null: what callbacks are given.
+    StackOrNull,
 }
 
 /// What an embedder's helpers hand out and take back: a number of the embedder's choice for each kind of it.
@@ -115,6 +120,14 @@ pub const MAX_ACQUIRED: u32 = 1 << 24;
 /// Helpers numbered from here belong to the embedder.
 pub const FIRST_CUSTOM: u32 = 0x1_0000;
 
+/// Whether the kernel's helper `id` calls functions of the program.
+pub const fn calls_back(id: u32) -> bool {
+    matches!(id, id::FOR_EACH_MAP_ELEM | id::LOOP)
+}
+
+/// Most calls of one `loop`, and most passes of `may_goto` in one activation (the kernel's `BPF_MAX_LOOPS`).
+pub const MAX_LOOPS: u64 = 8 * 1024 * 1024;
+
 /// All helpers of a runtime: the built-in ones and the embedder's.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -147,6 +160,8 @@ pub enum TableError {
         "helper {name}: the result is an address or a limited number, which only the kernel's helpers may answer; wanted a number or nothing"
     )]
     ResultIsAddress { name: String },
+    #[error("helper {name}: argument {arg} is a function, which only the kernel's helpers may call back")]
+    Callback { name: String, arg: usize },
     #[error("helper {name}: the result depends on a map, wanted a map among the arguments")]
     ResultWithoutMap { name: String },
     #[error("helper {name}: the result is limited by argument {arg}, wanted a size there")]
@@ -205,6 +220,9 @@ impl Proto {
             }
             if arg.releases() && std::mem::replace(&mut released, true) {
                 return Err(TableError::SecondRelease { name: name(), arg: number });
+            }
+            if *arg == Arg::Callback && !calls_back(self.id) {
+                return Err(TableError::Callback { name: name(), arg: number });
             }
             if *arg == Arg::Map && std::mem::replace(&mut map, true) {
                 return Err(TableError::SecondMap { name: name(), arg: number });

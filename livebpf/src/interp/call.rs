@@ -6,7 +6,7 @@ use super::fault::FaultKind;
 use super::machine::{Machine, Next};
 use super::memory::Memory;
 use super::{Executable, MAX_TAIL_CALLS};
-use crate::helper::{Arg, Proto, id};
+use crate::helper::{Arg, Proto, calls_back, id, kfunc};
 use crate::map::Map;
 use crate::map::prog_array::missed::Miss;
 use crate::object::MapType;
@@ -22,11 +22,26 @@ impl Machine<'_> {
         let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
         let proto = self.host.proto(id).ok_or(FaultKind::NoHelper { id })?;
         check(&self.memory, &self.exe, proto, &args)?;
-        self.regs[0] = match self.inner_map(id, args[0], args[1]) {
-            Some(inner) => inner,
-            None => self.host.call(id, args)?,
+        self.regs[0] = if calls_back(id) {
+            self.call_with_callback(id, args)?
+        } else {
+            match self.inner_map(id, args[0], args[1]) {
+                Some(inner) => inner,
+                None => self.host.call(id, args)?,
+            }
         };
         self.memory.note_record(id, &args, self.regs[0]);
+        self.regs[1..6].fill(0);
+        Ok(Next::Follow)
+    }
+
+    /// The kernel function that the program knows by `number`.
+    pub(super) fn call_kfunc(&mut self, number: i32) -> Result<Next, FaultKind> {
+        let kfunc = self.exe.program().kfunc(number).and_then(kfunc::by_name);
+        let proto = &kfunc.ok_or(FaultKind::Unsupported("a call of a kernel function"))?.proto;
+        let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
+        check(&self.memory, &self.exe, proto, &args)?;
+        self.regs[0] = self.host.call(proto.id, args)?;
         self.regs[1..6].fill(0);
         Ok(Next::Follow)
     }
@@ -104,7 +119,11 @@ fn check_one<'e>(
         None => Err("no map in front of it".to_owned()),
     };
     match kind {
-        Arg::Anything | Arg::Scalar => Ok(()),
+        Arg::Anything | Arg::Scalar | Arg::StackOrNull => Ok(()),
+        Arg::Callback => match exe.callback_at(value) {
+            Some(_) => Ok(()),
+            None => Err("not a function of this program".to_owned()),
+        },
         Arg::Ctx => match memory.context {
             Some(context) if context.record_addr() == value => Ok(()),
             _ => Err("not the context".to_owned()),

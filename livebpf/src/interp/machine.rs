@@ -14,7 +14,8 @@ use crate::map::cell::Slice;
 /// A caller that waits for its callee.
 pub(super) struct Frame {
     exe: Arc<Executable>,
-    return_to: Pc,
+    /// `None`: a helper, which called back.
+    return_to: Option<Pc>,
     /// R6 to R9.
     saved: [u64; 4],
     may_goto: u64,
@@ -37,6 +38,8 @@ pub(super) struct Machine<'a> {
     pub(super) depth: u32,
     limits: Limits,
     pub(super) witness: Witness<'a>,
+    /// Instructions that may still be executed.
+    left: u64,
 }
 
 /// What an instruction leads to.
@@ -45,7 +48,7 @@ pub(super) enum Next {
     Follow,
     /// Another instruction.
     Goto(Pc),
-    /// The end of the run.
+    /// The end of the run, or of a function that a helper called back.
     Done(u64),
 }
 
@@ -69,6 +72,7 @@ impl<'a> Machine<'a> {
             depth: 1,
             limits,
             witness: Witness::default(),
+            left: limits.max_insns,
         }
     }
 
@@ -80,11 +84,15 @@ impl<'a> Machine<'a> {
         self.enter(0)?;
         self.limit_stack(0, Pc(0));
         (self.regs[1], self.regs[2]) = (r1, r2);
-        let mut left = self.limits.max_insns;
+        self.go()
+    }
+
+    /// Executes until the innermost function that was called from outside returns.
+    fn go(&mut self) -> Result<u64, FaultKind> {
         loop {
             let insns = &self.exe.program().insns;
             let insn = insns.get(self.pc).ok_or(FaultKind::BadTarget { target: self.pc.0.into() })?;
-            left = left.checked_sub(1).ok_or(FaultKind::Budget { limit: self.limits.max_insns })?;
+            self.left = self.left.checked_sub(1).ok_or(FaultKind::Budget { limit: self.limits.max_insns })?;
             self.compare(insn)?;
             match self.step(insn)? {
                 Next::Follow => self.pc = Pc(self.pc.0 + insn.slots()),
@@ -142,7 +150,7 @@ impl<'a> Machine<'a> {
             },
             Insn::Call { helper } => self.call_helper(helper),
             Insn::CallSubprog { off } => self.call_subprog(off),
-            Insn::CallKfunc { .. } => Err(FaultKind::Unsupported("a call of a kernel function")),
+            Insn::CallKfunc { btf_id, .. } => self.call_kfunc(btf_id),
             Insn::CallX { .. } => Err(FaultKind::Unsupported("a call through a register")),
             Insn::Exit => Ok(self.leave(self.regs[0])),
         }
@@ -188,27 +196,46 @@ impl<'a> Machine<'a> {
                 let data = map(idx)?.data_addr().ok_or(FaultKind::Map { index: idx.into() })?;
                 Ok(data.wrapping_add(off.into()))
             }
-            Imm64::Func { .. } => Err(FaultKind::Unsupported("the address of a subprogram")),
+            Imm64::Func { off } => {
+                let target = i64::from(self.pc.0) + 1 + i64::from(off);
+                self.pc.jump(off).map(super::callback::address).ok_or(FaultKind::BadTarget { target })
+            }
             Imm64::BtfId { .. } => Err(FaultKind::Unsupported("the address of a kernel variable")),
             Imm64::MapFd(fd) | Imm64::MapFdValue { fd, .. } => Err(FaultKind::Map { index: fd.into() }),
         }
     }
 
     fn call_subprog(&mut self, off: i32) -> Result<Next, FaultKind> {
+        let target = i64::from(self.pc.0) + 1 + i64::from(off);
+        let start = self.pc.jump(off).ok_or(FaultKind::BadTarget { target })?;
+        self.push(start, Some(self.pc.next()))?;
+        Ok(Next::Goto(start))
+    }
+
+    /// Runs the function at `target` for a helper; its R0.
+    pub(super) fn call_back(&mut self, target: Pc, args: [u64; 5]) -> Result<u64, FaultKind> {
+        let at = self.pc;
+        self.push(target, None)?;
+        self.regs[1..6].copy_from_slice(&args);
+        self.pc = target;
+        let result = self.go()?;
+        self.pc = at;
+        Ok(result)
+    }
+
+    /// Makes the innermost function wait for the one at `start`, which begins.
+    fn push(&mut self, start: Pc, return_to: Option<Pc>) -> Result<(), FaultKind> {
         if self.depth >= MAX_CALL_DEPTH {
             return Err(FaultKind::CallDepth { limit: MAX_CALL_DEPTH });
         }
-        let target = self.jump(off)?;
         let saved = [self.regs[6], self.regs[7], self.regs[8], self.regs[9]];
-        let (exe, return_to) = (Arc::clone(&self.exe), self.pc.next());
+        let exe = Arc::clone(&self.exe);
         self.callers.push(Frame { exe, return_to, saved, may_goto: self.may_goto, depth: self.depth });
         let depth = self.depth + 1;
         self.enter(self.callers.len())?;
-        if let Next::Goto(start) = target {
-            self.limit_stack(self.callers.len(), start);
-        }
+        self.limit_stack(self.callers.len(), start);
         self.depth = depth;
-        Ok(target)
+        Ok(())
     }
 
     /// Begins a function in frame `index`: a zero frame, and `may_goto` passes of its own.
@@ -238,7 +265,7 @@ impl<'a> Machine<'a> {
         self.regs[6..10].copy_from_slice(&caller.saved);
         self.regs[10] = self.memory.stacks.leave_to(self.callers.len());
         (self.exe, self.may_goto, self.depth) = (caller.exe, caller.may_goto, caller.depth);
-        Next::Goto(caller.return_to)
+        caller.return_to.map_or(Next::Done(result), Next::Goto)
     }
 
     /// `LD_ABS` and `LD_IND`: outside the packet the *function* ends with 0.

@@ -87,6 +87,8 @@ pub(super) struct Memory<'a> {
     inner: Vec<Arc<Map>>,
     /// Records of ring buffers that the run has reserved and not committed: address and length.
     records: Vec<(u64, u64)>,
+    /// Keys that callbacks read, the innermost last.
+    pub(super) keys: Vec<Bytes>,
 }
 
 fn find_in(region: Slice<'_>, addr: u64, len: usize) -> Option<Slice<'_>> {
@@ -95,7 +97,7 @@ fn find_in(region: Slice<'_>, addr: u64, len: usize) -> Option<Slice<'_>> {
 
 impl<'a> Memory<'a> {
     pub(super) fn new(context: Option<&'a Context>, regions: &'a [Slice<'a>]) -> Memory<'a> {
-        Memory { stacks: Stacks::default(), context, regions, inner: Vec::new(), records: Vec::new() }
+        Memory { stacks: Stacks::default(), context, regions, inner: Vec::new(), records: Vec::new(), keys: Vec::new() }
     }
 }
 
@@ -158,6 +160,7 @@ impl Memory<'_> {
             .find_map(|map| map.value_region(addr, len))
             .or_else(|| self.record(exe, addr, len))
             .or_else(|| self.regions.iter().find_map(|region| find_in(*region, addr, len)))
+            .or_else(|| self.keys.iter().filter(|_| !write).find_map(|key| find_in(key.slice(), addr, len)))
     }
 
     fn packet(&self, exe: &Executable, addr: u64, len: usize, write: bool) -> Option<Slice<'_>> {

@@ -12,6 +12,7 @@
 pub mod alu;
 mod atomic;
 mod call;
+mod callback;
 mod fault;
 mod machine;
 mod memory;
@@ -34,7 +35,7 @@ pub const MAX_TAIL_CALLS: u32 = 33;
 /// Functions on the way from a program's main function to its innermost call, both included.
 pub const MAX_CALL_DEPTH: u32 = 8;
 /// How often one function activation may pass its `may_goto` instructions.
-pub const MAX_MAY_GOTO: u64 = 8 * 1024 * 1024;
+pub const MAX_MAY_GOTO: u64 = crate::helper::MAX_LOOPS;
 
 /// A program with its maps, ready to run.
 #[derive(Debug)]
@@ -84,6 +85,10 @@ pub trait Host {
     /// Calls helper `id`. The arguments keep its contract: memory is the program's, maps are the program's, the
     /// context is the run's. An error (from [`FaultKind::Helper`]) stops the run.
     fn call(&mut self, id: u32, args: [u64; 5]) -> Result<u64, FaultKind>;
+    /// The number of the CPU that the run counts as.
+    fn cpu(&self) -> u32 {
+        0
+    }
     /// The program in slot `index` of program array `map`; `None` where the slot is empty or does not exist.
     fn tail_target(&mut self, map: &Map, index: u32) -> Option<Arc<Executable>>;
 }

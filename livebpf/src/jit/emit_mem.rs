@@ -26,8 +26,13 @@ impl Emitter<'_> {
             }
             Imm64::Func { off } => {
                 let func = plan::callee(self.program, pc, off)?;
-                let label = self.function_label(func);
-                self.asm.lea_label(dst, label);
+                if self.facts.at(self.program.subprogs[func].start).reached {
+                    let label = self.function_label(func);
+                    self.asm.lea_label(dst, label);
+                } else {
+                    // Whoever gets the address never calls it.
+                    self.emit_address(dst, Symbol::Poison);
+                }
             }
             Imm64::MapFd(_) | Imm64::MapFdValue { .. } => {
                 return Err(JitError::Unsupported { pc, what: "a map by file descriptor" });

@@ -4,7 +4,7 @@ use super::emit::Emitter;
 use super::x64::{Alu, Cc, Gpr, Mem, Pos, Size};
 
 /// How often a function's may_goto instructions let a loop go on, taken together (the kernel's `BPF_MAX_LOOPS`).
-pub const MAX_LOOPS: i32 = 8 * 1024 * 1024;
+pub const MAX_LOOPS: i32 = crate::helper::MAX_LOOPS as i32;
 
 /// Up to this many bytes, an epilogue is repeated at every exit; a longer one is shared.
 const INLINE_EPILOGUE: u32 = 5;

@@ -241,7 +241,7 @@ fn mentioned(insn: &Insn) -> u16 {
 impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
-        self.calls |= matches!(insn, Insn::CallSubprog { .. });
+        self.calls |= matches!(insn, Insn::CallSubprog { .. } | Insn::CallKfunc { .. });
         if let Insn::Call { helper } = *insn {
             self.calls |= call_kind(program, facts, pc, helper) == CallKind::Native;
         }

@@ -14,6 +14,7 @@ pub(super) struct Layout {
     pub(super) insns: Insns,
     pub(super) subprogs: Vec<Subprogram>,
     pub(super) maps: Vec<Arc<MapDef>>,
+    pub(super) kfuncs: Vec<String>,
     pub(super) lines: Vec<LineInfo>,
 }
 
@@ -27,6 +28,7 @@ pub(super) struct Linker<'a> {
     starts: HashMap<usize, Pc>,
     maps: Vec<Arc<MapDef>>,
     map_index: HashMap<usize, i32>,
+    kfuncs: Vec<String>,
 }
 
 /// A function whose instructions are being resolved: everything before `next` is done.
@@ -46,6 +48,7 @@ pub(super) fn lay_out(object: &Object, entry: usize) -> Result<Layout, LinkError
         starts: HashMap::new(),
         maps: Vec::new(),
         map_index: HashMap::new(),
+        kfuncs: Vec::new(),
     };
     linker.resolve_all(entry)?;
     linker.finish()
@@ -72,6 +75,7 @@ impl<'a> Linker<'a> {
                 Resolved::Keep => {}
                 Resolved::Insn(new) => self.insns.replace(pc, new),
                 Resolved::Map(map, off) => self.bind_map(pc, insn, map, off),
+                Resolved::Kfunc(name) => self.bind_kfunc(pc, name),
                 Resolved::Function(target) => {
                     let Some(&start) = self.starts.get(&target) else {
                         // This instruction comes again when the subprogram has its place and is done.
@@ -134,6 +138,16 @@ impl<'a> Linker<'a> {
         self.insns.replace(pc, Insn::LoadImm64 { dst, value });
     }
 
+    /// Makes the call at `pc` one of this kernel function.
+    fn bind_kfunc(&mut self, pc: Pc, name: String) {
+        let known = self.kfuncs.iter().position(|k| *k == name);
+        let index = known.unwrap_or_else(|| {
+            self.kfuncs.push(name);
+            self.kfuncs.len() - 1
+        });
+        self.insns.replace(pc, Insn::CallKfunc { btf_id: index as i32 + 1, off: 0 });
+    }
+
     fn finish(self) -> Result<Layout, LinkError> {
         let mut info = Info::new(self.object, &self.entry.name);
         let mut subprogs = Vec::with_capacity(self.placed.len());
@@ -145,6 +159,6 @@ impl<'a> Linker<'a> {
             info.lines(function, start, &mut lines)?;
             subprogs.push(Subprogram { name: function.name.clone(), start, end, global, signature });
         }
-        Ok(Layout { insns: self.insns, subprogs, maps: self.maps, lines })
+        Ok(Layout { insns: self.insns, subprogs, maps: self.maps, kfuncs: self.kfuncs, lines })
     }
 }

@@ -72,6 +72,7 @@ fn link_function(object: &Object, entry: usize) -> Result<Program, LinkError> {
         insns: linked.insns,
         subprogs: linked.subprogs,
         maps: linked.maps,
+        kfuncs: linked.kfuncs,
         lines: linked.lines,
     })
 }

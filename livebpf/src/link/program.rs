@@ -47,6 +47,8 @@ pub struct Program {
     pub subprogs: Vec<Subprogram>,
     /// The maps it refers to, each once.
     pub maps: Vec<Arc<MapDef>>,
+    /// Names of the kernel functions it calls: `Insn::CallKfunc` has the number, from 1, in `btf_id`.
+    pub kfuncs: Vec<String>,
     /// Source lines by position, ascending; empty without BTF.ext.
     pub lines: Vec<LineInfo>,
 }
@@ -156,6 +158,11 @@ impl Program {
         let def = &self.maps[(id.0 & !MapId::TEMPLATE) as usize];
         if id.is_template() { def.inner.as_deref().unwrap_or(def) } else { def }
     }
+    /// The name of the kernel function that calls know by `number`.
+    pub fn kfunc(&self, number: i32) -> Option<&str> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        self.kfuncs.get(index).map(String::as_str)
+    }
     /// A program of a single function, without maps, names or lines: for tests and tools.
     pub fn bare(name: &str, kind: ProgramKind, insns: Insns) -> Program {
         let end = Pc(insns.len());
@@ -168,6 +175,7 @@ impl Program {
             insns,
             subprogs: vec![main],
             maps: Vec::new(),
+            kfuncs: Vec::new(),
             lines: Vec::new(),
         }
     }

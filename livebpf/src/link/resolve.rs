@@ -22,6 +22,8 @@ pub(super) enum Resolved {
     Map(usize, Option<u32>),
     /// To refer to a function of the object.
     Function(usize),
+    /// To call this kernel function.
+    Kfunc(String),
 }
 
 /// One instruction in its place, for messages and lookups.
@@ -162,6 +164,14 @@ impl Site<'_, '_> {
             kind: ext.kind.describe(),
             name: ext.name.clone(),
         };
+        if ext.is_provided() {
+            return match self.insn {
+                // Programs only ask whether it is null.
+                Insn::LoadImm64 { dst, .. } => Ok(Resolved::Insn(Insn::LoadImm64 { dst, value: Imm64::Const(1) })),
+                Insn::CallSubprog { .. } | Insn::CallKfunc { .. } => Ok(Resolved::Kfunc(ext.name.clone())),
+                _ => Err(absent),
+            };
+        }
         if !ext.weak && ext.option().is_none() {
             return Err(absent);
         }

@@ -265,21 +265,27 @@ impl Hash {
 
     /// The keys of a bucket in the order of its chain, as they were at one moment.
     fn keys_of(&self, index: u64) -> Option<Vec<Vec<u8>>> {
-        let bucket = self.bucket(index)?;
+        Some(self.elements_of(index)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The same with the values. `None` past the last bucket.
+    pub(super) fn elements_of(&self, index: u64) -> Option<Vec<(Vec<u8>, Slice<'_>)>> {
+        let bucket = self.bucket(Some(index).filter(|i| *i <= self.bucket_mask)?)?;
         'again: loop {
             let word = bucket.load(Ordering::Acquire);
-            let mut keys = Vec::new();
+            let mut found = Vec::new();
             let mut at = first(word);
             while at != 0 {
                 let element = self.element(at)?;
-                keys.push(element.sub(KEY, self.key_size)?.to_vec());
+                let value = element.sub(self.value_at, self.value_size)?;
+                found.push((element.sub(KEY, self.key_size)?.to_vec(), value));
                 let next = element.atomic_u32(NEXT)?.load(Ordering::Relaxed);
                 if !self.unchanged(bucket, word) {
                     continue 'again;
                 }
                 at = next;
             }
-            return Some(keys);
+            return Some(found);
         }
     }
 

@@ -24,6 +24,7 @@ mod queue;
 pub(crate) mod ring;
 mod spin;
 mod targets;
+mod walk;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Externs: what an object wants from the kernel's configuration (`.kconfig`) and symbols (`.ksyms`).
 //!
-//! There is no kernel here. Weak ones are absent, as libbpf says it of a kernel without them; a program that uses
+//! There is no kernel here, but for some of its functions ([`KFUNCS`]). Other weak ones are absent, as libbpf says it of a kernel without them; a program that uses
 //! another is refused when it is linked, by name.
 
 use std::collections::HashMap;
@@ -33,10 +33,17 @@ pub(crate) enum ExternKind {
     Unknown,
 }
 
+/// The kernel functions there are here, by name.
+pub const KFUNCS: [&str; 3] = ["bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"];
+
 /// What `LINUX_KERNEL_VERSION` says: 6.12, the kernel whose behaviour is imitated here.
 pub const KERNEL_VERSION: u32 = 6 << 16 | 12 << 8;
 
 impl Extern {
+    /// Whether it is a kernel function that there is here.
+    pub(crate) fn is_provided(&self) -> bool {
+        self.kind == ExternKind::KsymFunc && KFUNCS.contains(&self.name.as_str())
+    }
     /// The value of a configuration option that can be read here; `None` for everything else.
     pub(crate) fn option(&self) -> Option<u64> {
         match self.kind {

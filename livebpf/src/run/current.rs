@@ -28,8 +28,8 @@ pub(super) struct Current<'a> {
     pub generation: &'a Generation,
     /// How many runs of this thread are around it.
     pub depth: u32,
-    /// Where a helper's panic continues; null in the interpreter.
-    pub landing: *mut Landing,
+    /// Where a helper's panic continues: behind the innermost call from outside of generated code. Null in the interpreter.
+    pub landing: Cell<*mut Landing>,
 }
 
 thread_local! {
@@ -170,15 +170,37 @@ fn window(map: &Map, addr: u64) -> Option<usize> {
     Some(inside)
 }
 
+/// Calls back the function at `entry`, for a helper that generated code called; its R0. A helper's panic inside of it goes on
+/// as a panic here, so that what the frames in between hold is given back.
+///
+/// # Safety
+/// `entry` is the address of a function in the image that called the helper, proved to be safe to call with `args`, without
+/// tail calls in it or below.
+pub(super) unsafe fn call_back(entry: u64, args: [u64; 5]) -> u64 {
+    with(|c| {
+        let Some(c) = c else { std::process::abort() };
+        let mut landing = Landing::default();
+        let outer = c.landing.replace(&raw mut landing);
+        // SAFETY: the caller vouches for `entry`; `landing` lives until the end of this function.
+        let r0 = unsafe { stub::call_back(entry, args, &raw mut landing) };
+        c.landing.set(outer);
+        if landing.left() {
+            // Said already where it happened; nothing is allocated for this payload.
+            std::panic::resume_unwind(Box::new(()));
+        }
+        r0
+    })
+}
+
 /// Ends the innermost run after a helper has panicked: control continues behind the run's entry, which reports it.
 ///
 /// Only for the shims that generated code calls. In the interpreter, which calls the inner functions, it is an abort.
 pub(super) fn leave_after_panic() -> ! {
-    let landing = with(|c| c.map_or(ptr::null_mut(), |c| c.landing));
+    let landing = with(|c| c.map_or(ptr::null_mut(), |c| c.landing.get()));
     if landing.is_null() {
         std::process::abort();
     }
     // SAFETY: a shim runs inside `stub::enter` of this thread, and `current` names the innermost one. Between the two stand
-    // generated frames and the shim's, which drop nothing.
+    // generated frames and the shim's, which drop nothing: a helper that calls back has a landing of its own.
     unsafe { stub::leave(landing) }
 }

@@ -51,6 +51,10 @@ impl interp::Host for Host<'_> {
         })
     }
 
+    fn cpu(&self) -> u32 {
+        super::current::cpu()
+    }
+
     fn tail_target(&mut self, map: &Map, index: u32) -> Option<Arc<Executable>> {
         let member = map.prog_array()?.table(self.generation).get(index)?;
         member.as_any().downcast_ref::<Loaded>().map(|l| l.executable().clone())

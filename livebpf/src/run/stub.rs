@@ -29,6 +29,44 @@ impl Landing {
     }
 }
 
+/// Calls back a function of generated code on behalf of a helper that it called: R1 to R5 = `args`; returns R0.
+///
+/// # Safety
+/// `entry` is the entry of a function in the image that called the helper, which was proved to be safe to call with these
+/// arguments and contains and reaches no tail call. `landing` stays valid until this returns.
+#[inline]
+pub(super) unsafe fn call_back(entry: u64, args: [u64; 5], landing: *mut Landing) -> u64 {
+    let r0: u64;
+    // SAFETY: as in `enter`. The function does not touch r12 (the count that its caller's code keeps there is saved by the
+    // native frames in between); it is declared all the same.
+    unsafe {
+        asm!(
+            "lea rax, [rip + 2f]",
+            "mov [r10], rsp",
+            "mov [r10 + 8], rax",
+            "mov [r10 + 16], rbx",
+            "mov [r10 + 24], rbp",
+            "mov qword ptr [r10 + 32], 0",
+            "call r11",
+            "2:",
+            in("r10") landing,
+            in("r11") entry,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("rcx") args[3],
+            in("r8") args[4],
+            lateout("rax") r0,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+            clobber_abi("C"),
+        );
+    }
+    r0
+}
+
 /// Runs generated code at `entry` with R1 = `r1` and R2 = `r2`; returns R0.
 ///
 /// # Safety
@@ -112,6 +150,22 @@ mod tests {
         // SAFETY: a native function with the C ABI meets the contract of generated code.
         let r0 = unsafe { enter(adds as *const () as u64, 40, 2, &mut landing) };
         assert_eq!((r0, landing.left()), (42, false));
+    }
+
+    extern "C" fn weighs(a: u64, b: u64, c: u64, d: u64, e: u64) -> u64 {
+        a + 10 * b + 100 * c + 1000 * d + 10_000 * e
+    }
+
+    #[test]
+    fn call_back_passes_five_arguments_and_ends_at_its_own_landing() {
+        let mut landing = Landing::default();
+        // SAFETY: a native function with the C ABI meets the contract of generated code.
+        let r0 = unsafe { call_back(weighs as *const () as u64, [1, 2, 3, 4, 5], &mut landing) };
+        assert_eq!((r0, landing.left()), (54_321, false));
+        LANDING.with(|l| l.set(&mut landing));
+        // SAFETY: as above; `leaves` has nothing to drop.
+        let r0 = unsafe { call_back(leaves as *const () as u64, [0; 5], &mut landing) };
+        assert_eq!((r0, landing.left()), (0, true));
     }
 
     #[test]

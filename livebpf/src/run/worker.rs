@@ -255,7 +255,7 @@ impl Core {
     ) -> Result<u64, RunError> {
         let started = generation.redirect(entry.id);
         let program = started.as_ref().unwrap_or(&entry.loaded);
-        let current = Current { entry, worker: self, generation, depth, landing: std::ptr::null_mut() };
+        let current = Current { entry, worker: self, generation, depth, landing: Cell::new(std::ptr::null_mut()) };
         let mut host = Host::new(&self.shared, generation.number());
         let result = current::scope(&current, || run(program.executable(), &mut host));
         let name = || program.linked().name.clone();
@@ -281,7 +281,7 @@ impl Core {
             return Err(RunError::Stack { found, wanted: generation.stack() });
         }
         let mut landing = Landing::default();
-        let current = Current { entry, worker: self, generation, depth, landing: &raw mut landing };
+        let current = Current { entry, worker: self, generation, depth, landing: Cell::new(&raw mut landing) };
         // SAFETY: the address is an entry's of this run's generation, whose images stay in place, with all that their tail calls lead
         // to, until the section that the caller is in is left. The context is of the program's type (a program that a
         // transaction put in its place has the same), and the stack suffices.

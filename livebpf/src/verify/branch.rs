@@ -37,6 +37,8 @@ impl Verifier<'_> {
             if matches!(
                 pointer.kind,
                 Kind::MapValue(_)
+                    | Kind::MapKey(_)
+                    | Kind::Item(_)
                     | Kind::Map(_)
                     | Kind::Mem(_)
                     | Kind::Record(_)

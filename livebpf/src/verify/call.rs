@@ -73,6 +73,9 @@ impl Verifier<'_> {
             }
             self.notes.map(pc, map, index);
         }
+        if let Some(i) = proto.args.iter().position(|arg| *arg == Arg::Callback) {
+            self.call_back(state, pc, proto, ARGS[i], given.map)?;
+        }
         self.notes.changes_packet |= proto.changes_packet;
         if id == helper::id::TAIL_CALL {
             state.check_leak("tail_call", true)?;
@@ -228,6 +231,14 @@ impl Verifier<'_> {
                 let whole = !value.nullable && value.fixed_offset() == Some(0);
                 if of_class && whole { Ok(()) } else { Err(expected(&format!("handle of class {}", class.0))) }
             }
+            Arg::Callback if matches!(value.kind, Kind::Func(_)) => Ok(()),
+            Arg::Callback => Err(expected("func")),
+            Arg::StackOrNull => {
+                if value.is_scalar() {
+                    self.demand(pc, reg);
+                }
+                if matches!(value.kind, Kind::Stack(_)) || value.is_null() { Ok(()) } else { Err(expected("fp")) }
+            }
         }
     }
 
@@ -339,6 +350,9 @@ impl Verifier<'_> {
         let value = *state.reg(Reg::R0);
         state.check_leak("BPF_EXIT instruction in main prog", state.depth() == 0)?;
         if state.depth() > 0 {
+            if let Some(results) = state.cur.called_back {
+                self.callback_result(state, pc, results)?;
+            }
             if matches!(value.kind, Kind::Stack(_)) {
                 return Err(Fail::new(Rule::Pointer, "cannot return stack pointer to the caller").with(Reg::R0));
             }
@@ -414,5 +428,6 @@ fn pop(state: &mut State) -> Pc {
     // Nothing may point into the frame that is gone.
     let gone = Kind::Stack(state.depth() as u8 + 1);
     state.for_each(|v| v.kind == gone, |v| *v = Value::UNINIT);
-    done.call_site.next()
+    // A callback returns to the helper, which may call another one.
+    if done.called_back.is_some() { done.call_site } else { done.call_site.next() }
 }

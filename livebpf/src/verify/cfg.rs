@@ -30,6 +30,8 @@ pub(super) struct Flow {
     pub tail_call: Vec<Option<Pc>>,
     /// By function: the first legacy packet load in it.
     pub legacy_load: Vec<Option<Pc>>,
+    /// By slot, where there is a `may_goto` at all: whether the function can still get to one.
+    may_goto_ahead: Vec<bool>,
     /// Functions in an order where callers come before callees; the main function first.
     pub order: Vec<SubprogId>,
 }
@@ -145,6 +147,7 @@ impl Flow {
             callees: Vec::new(),
             tail_call: vec![None; count],
             legacy_load: vec![None; count],
+            may_goto_ahead: Vec::new(),
             order: Vec::new(),
         };
         let mut callees = vec![BTreeSet::new(); count];
@@ -156,7 +159,28 @@ impl Flow {
             reachable(program, sub.start, sub.end)?;
         }
         flow.order = call_order(program, &flow.callees)?;
+        flow.may_goto_ahead = may_goto_ahead(program);
         Ok(flow)
+    }
+
+    /// Whether the function can get from `pc` to a `may_goto`.
+    pub fn may_goto_ahead(&self, pc: Pc) -> bool {
+        self.may_goto_ahead.get(pc.index()) == Some(&true)
+    }
+    /// A tail call in `func` or anything it calls.
+    pub fn tail_call_below(&self, func: SubprogId) -> Option<Pc> {
+        let mut seen = vec![false; self.callees.len()];
+        let mut open = vec![func];
+        while let Some(f) = open.pop() {
+            let f = f.0 as usize;
+            if self.tail_call[f].is_some() {
+                return self.tail_call[f];
+            }
+            if !std::mem::replace(&mut seen[f], true) {
+                open.extend(&self.callees[f]);
+            }
+        }
+        None
     }
 
     fn instruction(
@@ -199,7 +223,17 @@ impl Flow {
                 self.join[pc.index()] = true;
                 self.join[pc.index() + 1] = true;
             }
-            Insn::LoadImm64 { value, .. } => check_immediate(program, pc, value)?,
+            Insn::LoadImm64 { value, .. } => {
+                check_immediate(program, pc, value)?;
+                if let Imm64::Func { off } = value {
+                    // Whoever gets the address may call it.
+                    callees[f].extend(pc.jump(off).and_then(|to| program.subprog_starting_at(to)));
+                }
+            }
+            Insn::Call { helper } if helper::calls_back(helper) => {
+                self.join[pc.index()] = true;
+            }
+            Insn::MayGoto { .. } | Insn::CallKfunc { .. } => self.join[pc.index()] = true,
             Insn::Call { helper: helper::id::TAIL_CALL } => {
                 self.tail_call[f].get_or_insert(pc);
             }
@@ -219,10 +253,8 @@ impl Flow {
             | Insn::StoreRelease { .. }
             | Insn::Ja { .. }
             | Insn::JaL { .. }
-            | Insn::MayGoto { .. }
             | Insn::Jmp { .. }
             | Insn::Call { .. }
-            | Insn::CallKfunc { .. }
             | Insn::CallX { .. }
             | Insn::Exit => {}
         }
@@ -252,6 +284,31 @@ fn functions(program: &Program) -> Result<Vec<u16>> {
         return reject(Pc(func.len() as u32), "instructions outside of any function");
     }
     Ok(func)
+}
+
+/// From where a `may_goto` can be reached within its function; nothing where there is none.
+fn may_goto_ahead(program: &Program) -> Vec<bool> {
+    let is_one = |insn: &Insn| matches!(insn, Insn::MayGoto { .. });
+    let mut ahead = Vec::new();
+    if !program.insns.iter().any(|(_, insn)| is_one(&insn)) {
+        return ahead;
+    }
+    let mut before = vec![Vec::new(); program.insns.len() as usize];
+    let mut open = Vec::new();
+    for (pc, insn) in program.insns.iter() {
+        let next = next(&insn, pc);
+        for to in [next.fall, next.jump].into_iter().flatten() {
+            before[to.index()].push(pc);
+        }
+        open.extend(is_one(&insn).then_some(pc));
+    }
+    ahead.resize(before.len(), false);
+    while let Some(pc) = open.pop() {
+        if !std::mem::replace(&mut ahead[pc.index()], true) {
+            open.append(&mut before[pc.index()]);
+        }
+    }
+    ahead
 }
 
 fn check_immediate(program: &Program, pc: Pc, value: Imm64) -> Result<()> {

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 
 use super::cfg::{self, Flow};
+use super::cross::Cross;
 use super::live::{Mask, Masks};
 use super::log::Trace;
+use super::looping::{Counted, NONE, Tree};
 use super::memory::Cell;
 use super::notes::{Notes, registers};
-use super::prune::{self, Compare, Mode};
+use super::prune::{self, Compare, Mode, Names};
 use super::reject::{Decision, Fail, Rejection, Rule, Step};
 use super::state::{Frame, Kind, State, Value};
 use super::{Options, untrusted};
@@ -27,7 +29,6 @@ const STORE_INSNS: u64 = 8;
 const MAX_STORED_BYTES: u64 = 96 << 20;
 /// Branches left to follow at a time, as in the kernel.
 const MAX_OPEN: usize = 8192;
-const NONE: u32 = u32::MAX;
 
 /// A source of fresh names.
 #[derive(Default)]
@@ -45,12 +46,6 @@ struct Turn {
     before: u32,
     pc: Pc,
     taken: bool,
-}
-
-/// A stored state in the tree of states: how many paths below it are not finished.
-struct Node {
-    parent: u32,
-    open: u32,
 }
 
 struct Stored {
@@ -89,7 +84,7 @@ pub(super) struct Verifier<'a> {
     relied: Vec<(Pc, Mask)>,
     compare: Compare,
     stored: HashMap<Pc, Vec<Stored>>,
-    nodes: Vec<Node>,
+    nodes: Tree,
     /// Branches to follow: the state, where it goes on, and the instruction it comes from.
     open: Vec<(State, Pc, Pc)>,
     /// The instruction that is looked at.
@@ -134,7 +129,7 @@ impl<'a> Verifier<'a> {
             relied: Vec::new(),
             compare: Compare::default(),
             stored: HashMap::new(),
-            nodes: Vec::new(),
+            nodes: Tree::default(),
             open: Vec::new(),
             at: Pc(0),
             trace: None,
@@ -156,8 +151,7 @@ impl<'a> Verifier<'a> {
         self.root = func;
         self.stored.clear();
         (self.states, self.stored_bytes) = (0, 0);
-        self.nodes.clear();
-        self.nodes.push(Node { parent: NONE, open: 1 });
+        self.nodes.restart();
         self.trail.clear();
         let start = self.program.subprogs[func.0 as usize].start;
         self.open.push((State { node: 0, trail: NONE, ..entry }, start, start));
@@ -179,7 +173,7 @@ impl<'a> Verifier<'a> {
                     Err(fail) => return Err(self.reject(&state, pc, *fail)),
                 }
             }
-            self.finish(state.node);
+            self.nodes.finish(state.node);
         }
         Ok(())
     }
@@ -201,28 +195,28 @@ impl<'a> Verifier<'a> {
         let mask = &mut self.demands[pc.index()];
         if *mask & (1 << reg.index()) == 0 {
             *mask |= 1 << reg.index();
-            self.demands_changed = true;
-            // Not more often than it pays: a refresh looks at the whole program, perhaps many times.
-            let pause = 64 + (self.masks.cost / 4).max(u64::from(self.program.insns.len()) / 4);
-            self.next_refresh = self.next_refresh.min(self.processed + pause);
+            self.outdated();
         }
     }
 
-    /// A path is finished: so are the stored states on it, as far as nothing else is open below them.
-    fn finish(&mut self, mut node: u32) {
-        while node != NONE {
-            let entry = &mut self.nodes[node as usize];
-            entry.open -= 1;
-            if entry.open > 0 {
-                break;
-            }
-            node = entry.parent;
+    /// Notes a link between functions, and looks again at what matters where that is new.
+    pub fn link(&mut self, note: impl FnOnce(&mut Cross) -> bool) {
+        if note(&mut self.masks.cross) {
+            self.outdated();
         }
+    }
+
+    /// What matters has to be found out again, but not more often than it pays: a refresh looks at the whole program,
+    /// perhaps many times.
+    fn outdated(&mut self) {
+        self.demands_changed = true;
+        let pause = 64 + (self.masks.cost / 4).max(u64::from(self.program.insns.len()) / 4);
+        self.next_refresh = self.next_refresh.min(self.processed + pause);
     }
 
     /// Another branch of the path that `state` is on, to be followed later.
     pub fn later(&mut self, state: State, pc: Pc) {
-        self.nodes[state.node as usize].open += 1;
+        self.nodes.branch(state.node);
         self.open.push((state, pc, self.at));
     }
 
@@ -255,7 +249,7 @@ impl<'a> Verifier<'a> {
                 self.arithmetic(state, pc, &insn)?;
             }
             Insn::LoadImm64 { dst, value } => {
-                let value = self.immediate(value)?;
+                let value = self.immediate(pc, value)?;
                 state.set(dst, value);
             }
             Insn::Load { size, dst, base, off } => self.load(state, pc, dst, Cell::new(size, base, off), false)?,
@@ -288,10 +282,11 @@ impl<'a> Verifier<'a> {
                 self.jumps += 1;
                 return self.exit(state, pc);
             }
-            Insn::MayGoto { .. } => return Err(unsupported("unsupported: may_goto")),
-            Insn::CallKfunc { btf_id, .. } => {
-                return Err(unsupported(&format!("unsupported: call of kernel function #{btf_id}")));
+            Insn::MayGoto { .. } => {
+                self.jumps += 1;
+                return Ok(self.may_goto(state, pc, &insn));
             }
+            Insn::CallKfunc { btf_id, .. } => self.kfunc(state, pc, btf_id)?,
             Insn::CallX { reg } => {
                 let text = format!("unknown opcode 8d: a call through register R{}", reg.number());
                 return Err(Fail::new(Rule::Structure, text));
@@ -305,19 +300,15 @@ impl<'a> Verifier<'a> {
         self.jumps += 1;
         let sides = self.branch(state, pc, insn)?;
         let target = insn.jump_target(pc).unwrap_or(pc.next());
-        let mut turn = |trail: u32, taken: bool| {
-            self.trail.push(Turn { before: trail, pc, taken });
-            self.notes.branch(pc, taken);
-            self.trail.len() as u32 - 1
-        };
         match (sides.taken, sides.fall) {
             (Some(mut taken), fall) => {
-                taken.trail = turn(state.trail, true);
+                taken.trail = state.trail;
+                self.turn(&mut taken, pc, true);
                 if !fall {
                     *state = taken;
                     return Ok(To::Next(target));
                 }
-                state.trail = turn(state.trail, false);
+                self.turn(state, pc, false);
                 self.later(taken, target);
                 if self.open.len() > MAX_OPEN {
                     let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
@@ -326,11 +317,18 @@ impl<'a> Verifier<'a> {
                 Ok(To::Next(pc.next()))
             }
             (None, true) => {
-                state.trail = turn(state.trail, false);
+                self.turn(state, pc, false);
                 Ok(To::Next(pc.next()))
             }
             (None, false) => Ok(To::End),
         }
+    }
+
+    /// Notes which side of a jump `state` is on.
+    pub(super) fn turn(&mut self, state: &mut State, pc: Pc, taken: bool) {
+        self.trail.push(Turn { before: state.trail, pc, taken });
+        self.notes.branch(pc, taken);
+        state.trail = self.trail.len() as u32 - 1;
     }
 
     /// Ends a path that an explored state covers, and stores the state otherwise.
@@ -339,16 +337,19 @@ impl<'a> Verifier<'a> {
             self.masks.refresh(self.program, self.flow, self.demands);
             self.next_refresh = u64::MAX;
         }
+        let counted = self.counted(state, pc);
         let mut list = self.stored.remove(&pc).unwrap_or_default();
-        let found = self.find_cover(&mut list, state, pc)?;
+        let found = self.find_cover(&mut list, state, pc, counted)?;
         if self.relied.len() > 4096 {
             self.join_relied();
         }
         let (jumps, insns) = self.last_store;
-        if !found && self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS {
-            self.last_store = (self.jumps, self.processed);
-            self.nodes.push(Node { parent: state.node, open: 1 });
-            state.node = self.nodes.len() as u32 - 1;
+        let due = self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS;
+        if !found && (due || counted.is_some()) {
+            if due {
+                self.last_store = (self.jumps, self.processed);
+            }
+            state.node = self.nodes.push(state.node);
             let mut copy = state.clone();
             prune::clean(&mut copy, pc, self.masks);
             let weight = copy.weight();
@@ -369,19 +370,26 @@ impl<'a> Verifier<'a> {
     }
 
     /// Looks for a stored state that makes `state` superfluous; forgets those that were compared too often in vain.
-    fn find_cover(&mut self, list: &mut Vec<Stored>, state: &State, pc: Pc) -> Step<bool> {
+    fn find_cover(&mut self, list: &mut Vec<Stored>, state: &State, pc: Pc, counted: Option<Counted>) -> Step<bool> {
         let mut i = 0;
         while i < list.len() {
             let entry = &mut list[i];
-            if self.nodes[entry.state.node as usize].open > 0 {
-                if self.compare.states(&entry.state, state, pc, self.masks, Mode::Same) {
-                    return Err(Fail::new(Rule::Termination, format!("infinite loop detected at insn {pc}"))
-                        .help("nothing that the loop's condition depends on changes"));
+            let open = self.nodes.is_open(entry.state.node);
+            let by_count = open && counted.is_some_and(|c| c.may_cover(&entry.state, state));
+            if by_count || !open {
+                let names = if self.nodes.is_settled(entry.state.node) { Names::Alike } else { Names::Same };
+                if self.compare.states(&entry.state, state, pc, self.masks, Mode::Covers(names)) {
+                    self.nodes.covered_by(state.node, entry.state.node);
+                    self.relied.append(&mut self.compare.relied);
+                    entry.hits += 1;
+                    return Ok(true);
                 }
-            } else if self.compare.states(&entry.state, state, pc, self.masks, Mode::Covers) {
-                self.relied.append(&mut self.compare.relied);
-                entry.hits += 1;
-                return Ok(true);
+            } else if counted.is_none_or(|c| c == Counted::Budget)
+                && entry.state.same_progress(state)
+                && self.compare.states(&entry.state, state, pc, self.masks, Mode::Same)
+            {
+                return Err(Fail::new(Rule::Termination, format!("infinite loop detected at insn {pc}"))
+                    .help("nothing that the loop's condition depends on changes"));
             }
             entry.misses += 1;
             if entry.misses > 16 + 4 * entry.hits && list.len() > 32 {
@@ -445,12 +453,12 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn immediate(&mut self, value: Imm64) -> Step<Value> {
+    fn immediate(&mut self, pc: Pc, value: Imm64) -> Step<Value> {
         match value {
             Imm64::Const(x) => Ok(Value::constant(x)),
             Imm64::MapIdx(idx) => Ok(Value::pointer(Kind::Map(MapId(idx as u32)))),
             Imm64::MapIdxValue { idx, off } => self.direct_value(MapId(idx as u32), off),
-            Imm64::Func { .. } => Err(unsupported("unsupported: address of a function")),
+            Imm64::Func { off } => self.function(pc, off),
             Imm64::MapFd(_) | Imm64::MapFdValue { .. } | Imm64::BtfId { .. } => {
                 Err(unsupported("unsupported: 64-bit immediate of this kind"))
             }

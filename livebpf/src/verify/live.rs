@@ -7,6 +7,8 @@
 //! during exploration and kept as *demands*; everything else here is the program's text.
 
 use super::cfg::{self, Flow};
+use super::cross::Cross;
+use crate::helper;
 use crate::insn::{AluOp, AtomicOp, Insn, Pc, Reg, Size, Src};
 use crate::link::Program;
 
@@ -84,6 +86,8 @@ pub(super) struct Masks {
     touch: Vec<Touch>,
     pub live: Vec<Mask>,
     pub precise: Vec<Mask>,
+    /// What callbacks do in the stacks around them.
+    pub cross: Cross,
     /// Instructions looked at by the last refresh: what it cost.
     pub cost: u64,
 }
@@ -92,7 +96,13 @@ impl Masks {
     /// Computes liveness; precision starts empty.
     pub fn new(program: &Program, flow: &Flow) -> Masks {
         let n = program.insns.len() as usize;
-        let mut masks = Masks { touch: vec![Touch::None; n], live: vec![], precise: vec![Mask::default(); n], cost: 0 };
+        let mut masks = Masks {
+            touch: vec![Touch::None; n],
+            live: vec![],
+            precise: vec![Mask::default(); n],
+            cross: Cross::default(),
+            cost: 0,
+        };
         for sub in &program.subprogs {
             // A frame pointer that was stored may come back from any load; then the analysis is repeated so.
             if masks.find_pointers(program, flow, sub.start, sub.end, false) {
@@ -106,11 +116,23 @@ impl Masks {
 
     /// Recomputes precision from the demands.
     pub fn refresh(&mut self, program: &Program, flow: &Flow, demands: &[u16]) {
-        (self.precise, self.cost) = self.solve(program, flow, false, |masks, pc, insn, after, entry| {
-            let mut before = masks.precise_before(pc, insn, after, entry);
-            before.regs |= demands[pc.index()];
-            before
-        });
+        self.cross.restart();
+        self.cost = 0;
+        loop {
+            let (precise, cost) = self.solve(program, flow, false, |masks, pc, insn, after, entry| {
+                let mut before = masks.precise_before(pc, insn, after, entry);
+                before.regs |= demands[pc.index()];
+                if !masks.cross.is_empty() {
+                    before.join(masks.cross.wanted(pc));
+                }
+                before
+            });
+            self.precise = precise;
+            self.cost += cost;
+            if self.cross.is_empty() || !self.cross.conclude(&self.precise) {
+                return;
+            }
+        }
     }
 
     /// Backward fixed point over all functions. `transfer` gets the mask behind the instruction, and for a call of a
@@ -337,7 +359,7 @@ impl Masks {
         };
         let passed = regs[1..6].iter().any(|p| *p != Points::No);
         // The callee may store it where its caller finds it again.
-        let mut stored = passed && matches!(insn, Insn::CallSubprog { .. });
+        let mut stored = passed && enters_function(insn);
         if let Insn::Store { src: Src::Reg(src), .. } | Insn::StoreRelease { src, .. } | Insn::Atomic { src, .. } =
             *insn
         {
@@ -351,6 +373,14 @@ impl Masks {
             regs[dst.index()] = value;
         }
         stored
+    }
+}
+
+/// Whether functions of the program run during the instruction.
+fn enters_function(insn: &Insn) -> bool {
+    match *insn {
+        Insn::Call { helper } => helper::calls_back(helper),
+        _ => matches!(insn, Insn::CallSubprog { .. }),
     }
 }
 
@@ -368,7 +398,7 @@ fn touch_of(insn: &Insn, regs: &[Points; 11]) -> Touch {
             Points::Maybe => Touch::Anywhere,
         },
         Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => {
-            let subprogram = !matches!(insn, Insn::Call { .. });
+            let subprogram = enters_function(insn);
             regs[1..6].iter().fold(Touch::None, |touch, arg| match (touch, arg) {
                 (_, Points::No) => touch,
                 (Touch::None, Points::At(p)) if !subprogram => Touch::From(*p),

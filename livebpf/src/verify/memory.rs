@@ -67,7 +67,10 @@ impl Verifier<'_> {
         if let (Kind::Map(map), false) = (base.kind, base.nullable) {
             return Err(self.map_object(reg, map, &base, off, write));
         }
-        if base.nullable || base.is_scalar() || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_)) {
+        if base.nullable
+            || base.is_scalar()
+            || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) | Kind::Func(_))
+        {
             let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
             let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
             fail.help = help;
@@ -82,7 +85,13 @@ impl Verifier<'_> {
                 self.notes.access(pc, None)?;
                 Ok(Place::Stack(self.stack_span(state, reg, &base, off, bytes, write)?))
             }
-            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) | Kind::Record(_) => {
+            Kind::Packet
+            | Kind::PacketMeta
+            | Kind::MapValue(_)
+            | Kind::MapKey(_)
+            | Kind::Item(_)
+            | Kind::Mem(_)
+            | Kind::Record(_) => {
                 self.notes.access(pc, None)?;
                 self.region(reg, &base, off, bytes, write)?;
                 Ok(Place::Memory)
@@ -97,7 +106,7 @@ impl Verifier<'_> {
                 socket(reg, view, off, cell.size, write)?;
                 Ok(Place::Memory)
             }
-            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) => {
+            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) | Kind::Func(_) => {
                 unreachable!("refused above")
             }
         }
@@ -123,7 +132,15 @@ impl Verifier<'_> {
     }
 
     /// The stack bytes that an access reaches; notes that stack down to there is used.
-    fn stack_span(&mut self, state: &State, reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Step<Span> {
+    pub(super) fn stack_span(
+        &mut self,
+        state: &State,
+        reg: Reg,
+        base: &Value,
+        off: i64,
+        size: u32,
+        write: bool,
+    ) -> Step<Span> {
         let span = stack::span(reg, base, off, size, write)?;
         let written = -8 * state.frame(span.frame).stack.len() as i64;
         if !write && span.min < written && self.options.trust == Trust::Untrusted {
@@ -159,6 +176,28 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// A load from another frame's stack; the data flow sees one function only.
+    fn reads_outside(&mut self, state: &State, pc: Pc, dst: Reg, span: &Span) {
+        if let Some(site) = self.callback_site(state, span) {
+            self.link(|cross| cross.read(pc, dst, site, span.slots()));
+        }
+    }
+
+    /// A number is stored in another frame's stack, and may matter there.
+    fn writes_outside(&mut self, state: &State, pc: Pc, src: Reg, span: &Span) {
+        match self.callback_site(state, span) {
+            Some(site) => self.link(|cross| cross.write(pc, src, site, span.slots())),
+            None if span.frame != state.depth() => self.demand(pc, src),
+            None => {}
+        }
+    }
+
+    /// The helper's call by which the owner of this stack waits for a callback.
+    fn callback_site(&self, state: &State, span: &Span) -> Option<Pc> {
+        let callee = (span.frame < state.depth()).then(|| state.frame(span.frame + 1))?;
+        callee.called_back.map(|_| callee.call_site)
+    }
+
     fn context_field(&mut self, pc: Pc, base: &Value, cell: Cell, write: bool) -> Step<Place> {
         let Cell { size, base: reg, off, .. } = cell;
         let bytes = size.bytes();
@@ -182,6 +221,13 @@ impl Verifier<'_> {
             Kind::Packet | Kind::PacketMeta => self.packet(reg, base, off, size, write),
             Kind::MapValue(map) => self.map_value(reg, map, base, off, size, write),
             Kind::Mem(limit) | Kind::Record(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
+            Kind::MapKey(_) if write => Err(invalid(reg, format!("write to change key R{} not allowed", reg.number()))),
+            Kind::Item(_) if write => Err(invalid(reg, format!("R{} cannot write into {}", reg.number(), base.name()))),
+            Kind::Item(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
+            Kind::MapKey(map) => {
+                let limit = self.program.map(map).key_size;
+                bounded(reg, base, off, size, limit, "map key, key_size")
+            }
             _ => Err(invalid(reg, format!("R{} invalid mem access '{}'", reg.number(), base.name()))),
         }
     }
@@ -235,6 +281,7 @@ impl Verifier<'_> {
                 self.loaded_address(kind)
             }
             Place::Stack(span) => {
+                self.reads_outside(state, pc, dst, &span);
                 let read = stack::read(state, span, size, self.stack_rules());
                 let (value, content) = read.map_err(|f| f.with(base))?;
                 self.note_content(state, &span, content);
@@ -299,9 +346,8 @@ impl Verifier<'_> {
             }
             Place::Context(_) | Place::Memory => {}
             Place::Stack(span) => {
-                if let (Src::Reg(reg), true, true) = (src, value.is_scalar(), span.frame != state.depth()) {
-                    // Which number it is may matter in the frame it goes to; the data flow sees one function only.
-                    self.demand(pc, reg);
+                if let (Src::Reg(reg), true) = (src, value.is_scalar()) {
+                    self.writes_outside(state, pc, reg, &span);
                 }
                 let before = value.id;
                 stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
@@ -330,6 +376,9 @@ impl Verifier<'_> {
             | Kind::Scalar
             | Kind::Stack(_)
             | Kind::MapValue(_)
+            | Kind::MapKey(_)
+            | Kind::Item(_)
+            | Kind::Func(_)
             | Kind::Map(_)
             | Kind::Mem(_)
             | Kind::Record(_)
@@ -354,6 +403,9 @@ impl Verifier<'_> {
         let place = self.place(state, pc, cell, true)?;
         let mut old = Value::scalar(Scalar::unsigned_bits(size.bits()));
         if let Place::Stack(span) = place {
+            if let Some(dst) = super::cfg::written(insn) {
+                self.reads_outside(state, pc, dst, &span);
+            }
             let (found, content) = stack::read(state, span, size, self.stack_rules()).map_err(|f| f.with(base))?;
             self.note_content(state, &span, content);
             if found.is_pointer() {
@@ -399,7 +451,13 @@ impl Verifier<'_> {
                 }
                 Ok(())
             }
-            Kind::Packet | Kind::PacketMeta | Kind::MapValue(_) | Kind::Mem(_) | Kind::Record(_) => {
+            Kind::Packet
+            | Kind::PacketMeta
+            | Kind::MapValue(_)
+            | Kind::MapKey(_)
+            | Kind::Item(_)
+            | Kind::Mem(_)
+            | Kind::Record(_) => {
                 if read {
                     self.region(reg, &base, 0, size, false)?;
                 }
@@ -414,6 +472,7 @@ impl Verifier<'_> {
             | Kind::PacketEnd
             | Kind::Map(_)
             | Kind::Handle(_)
+            | Kind::Func(_)
             | Kind::Region(_)
             | Kind::Socket(_) => Err(invalid(reg, format!("R{n} type={} expected={MEMORY}", base.name()))),
         }

@@ -3,16 +3,20 @@
 mod alu;
 mod branch;
 mod call;
+mod callback;
 mod cfg;
 #[doc(hidden)]
 pub mod claims;
 mod compute;
+mod cross;
 mod depth;
 mod explore;
 pub mod facts;
 mod global;
+mod iterator;
 mod live;
 pub mod log;
+mod looping;
 mod map_use;
 mod memory;
 mod notation;
@@ -264,6 +268,7 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
             }
             Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
             Insn::CallSubprog { .. } => func.calls_subprog = true,
+            Insn::CallKfunc { .. } => func.calls_helper = true,
             Insn::Alu { .. }
             | Insn::Neg { .. }
             | Insn::Mov { .. }
@@ -280,7 +285,6 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
             | Insn::JaL { .. }
             | Insn::MayGoto { .. }
             | Insn::Jmp { .. }
-            | Insn::CallKfunc { .. }
             | Insn::CallX { .. }
             | Insn::Exit => {}
         }

@@ -79,7 +79,7 @@ impl Shown<'_> {
     /// What belongs to the kind of pointer.
     fn details(&self, parts: &mut Vec<String>) {
         let v = self.value;
-        if let Kind::MapValue(map) | Kind::Map(map) = v.kind {
+        if let Kind::MapValue(map) | Kind::MapKey(map) | Kind::Map(map) = v.kind {
             match self.program {
                 Some(program) => {
                     let def = program.map(map);
@@ -94,13 +94,17 @@ impl Shown<'_> {
         }
         match v.kind {
             Kind::Packet | Kind::PacketMeta => parts.push(format!("r={}", v.range)),
-            Kind::Mem(size) | Kind::Record(size) => parts.push(format!("sz={}", unsigned(size.into()))),
+            Kind::Mem(size) | Kind::Record(size) | Kind::Item(size) => {
+                parts.push(format!("sz={}", unsigned(size.into())))
+            }
             Kind::Uninit
             | Kind::Scalar
             | Kind::Ctx
             | Kind::PacketEnd
             | Kind::Stack(_)
             | Kind::MapValue(_)
+            | Kind::MapKey(_)
+            | Kind::Func(_)
             | Kind::Handle(_)
             | Kind::Region(_)
             | Kind::Socket(_)
@@ -149,12 +153,17 @@ impl fmt::Display for Shown<'_> {
 
 /// Eight bytes of stack, the highest address first, with the register that is spilled in the low ones.
 fn slot(slot: &Slot, program: &Program, frame: usize) -> String {
+    if let Some(it) = slot.iterator() {
+        let state = if it.drained { "drained" } else { "active" };
+        return format!("iter_num(ref_id={},state={state},depth={})", it.id, it.items);
+    }
     let mut text = String::new();
     for byte in slot.bytes.iter().rev() {
         text.push(match byte {
             Byte::Invalid => '?',
             Byte::Misc => 'm',
             Byte::Zero => '0',
+            Byte::Iterator => 'i',
             Byte::Spill if slot.bytes[0] == Byte::Spill => break,
             Byte::Spill => 'r',
         });

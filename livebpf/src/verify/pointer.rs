@@ -75,7 +75,12 @@ pub(super) fn arithmetic(
     match ptr.kind {
         Kind::Map(_) if op == AluOp::Add && num.is_null() => Ok(*ptr),
         Kind::Region(Region::FlowKeys) if num.num.known().is_some() => offset(op, reg, ptr, &num.num, new_id),
-        Kind::Map(_) | Kind::PacketEnd | Kind::Handle(_) | Kind::Socket(_) | Kind::Region(Region::FlowKeys) => {
+        Kind::Map(_)
+        | Kind::PacketEnd
+        | Kind::Handle(_)
+        | Kind::Func(_)
+        | Kind::Socket(_)
+        | Kind::Region(Region::FlowKeys) => {
             Err(fail(format!("R{n} pointer arithmetic on {} prohibited", ptr.name()), reg))
         }
         Kind::Ctx
@@ -83,6 +88,8 @@ pub(super) fn arithmetic(
         | Kind::PacketMeta
         | Kind::Stack(_)
         | Kind::MapValue(_)
+        | Kind::MapKey(_)
+        | Kind::Item(_)
         | Kind::Mem(_)
         | Kind::Record(_)
         | Kind::Region(Region::Tracepoint)

@@ -13,9 +13,24 @@ use crate::insn::{Pc, Reg};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// `old` may describe more.
-    Covers,
+    Covers(Names),
     /// Both describe the same (to find loops that make no progress).
     Same,
+}
+
+/// What loops use up ([`super::looping`]).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// The same in both.
+    Same,
+    /// Of the same kind: for what is done.
+    Alike,
+}
+
+impl Mode {
+    fn covers(self) -> bool {
+        matches!(self, Mode::Covers(_))
+    }
 }
 
 /// One comparison; reused to avoid allocation.
@@ -29,15 +44,18 @@ pub(super) struct Compare {
 
 /// Registers that survive in a caller's frame.
 const CALLEE_SAVED: u16 = 0b111_1100_0000;
+/// And in the frame of a helper's call that calls back, which gives them to each callback.
+const ARGS: u16 = 0b11_1110;
 
 /// The mask of frame `i` of a state at `pc`, and the position it is taken from.
 fn mask_of(state: &State, i: usize, pc: Pc, masks: &[Mask]) -> (Pc, Mask) {
     if i == state.depth() {
         return (pc, masks[pc.index()]);
     }
-    let site = state.frame(i + 1).call_site;
-    let mask = masks[site.index()];
-    (site, Mask { regs: mask.regs & CALLEE_SAVED, slots: mask.slots })
+    let callee = state.frame(i + 1);
+    let kept = if callee.called_back.is_some() { CALLEE_SAVED | ARGS } else { CALLEE_SAVED };
+    let mask = masks[callee.call_site.index()];
+    (callee.call_site, Mask { regs: mask.regs & kept, slots: mask.slots })
 }
 
 /// Forgets everything in `state` that is dead at `pc`, and ids that only one place has.
@@ -88,7 +106,7 @@ impl Compare {
         }
         for i in (0..=old.depth()).rev() {
             let (a, b) = (old.frame(i), new.frame(i));
-            if a.func != b.func || a.call_site != b.call_site {
+            if a.func != b.func || a.call_site != b.call_site || !same_loops(a, b, mode) {
                 return false;
             }
             let (at, precise) = mask_of(old, i, pc, &masks.precise);
@@ -151,6 +169,14 @@ impl Compare {
     }
 
     fn slots(&mut self, a: &Slot, b: &Slot, precise: bool, mode: Mode) -> Verdict {
+        if let Some(x) = a.iterator() {
+            let same = |y: super::state::Iterator| {
+                x.drained == y.drained
+                    && (x.id == y.id || mode != Mode::Covers(Names::Same))
+                    && self.same_id(x.id, y.id)
+            };
+            return Verdict::from(b.iterator().is_some_and(same));
+        }
         let mut verdict = Verdict::Yes;
         let spilled = a.spilled() as usize;
         if spilled > 0 {
@@ -165,13 +191,14 @@ impl Compare {
             let zero = *y == Byte::Zero || *y == Byte::Spill && b.spill.is_null();
             verdict = verdict.and(match (*x, *y) {
                 (Byte::Invalid, Byte::Invalid) => Verdict::Yes,
-                (Byte::Invalid, _) if mode == Mode::Covers => Verdict::Yes,
+                (Byte::Invalid, _) if mode.covers() => Verdict::Yes,
                 (_, Byte::Invalid) => Verdict::No,
+                (_, Byte::Iterator) => Verdict::No,
                 (Byte::Misc, Byte::Spill) if b.spill.is_pointer() => Verdict::No,
-                (Byte::Misc, _) if mode == Mode::Covers => Verdict::Yes,
+                (Byte::Misc, _) if mode.covers() => Verdict::Yes,
                 (Byte::Zero, _) if zero => Verdict::Yes,
                 (Byte::Zero, Byte::Spill) if b.spill.is_pointer() => Verdict::No,
-                (Byte::Zero, _) if !precise && mode == Mode::Covers => Verdict::Relied,
+                (Byte::Zero, _) if !precise && mode.covers() => Verdict::Relied,
                 (x, y) if x == y => Verdict::Yes,
                 _ => Verdict::No,
             });
@@ -181,7 +208,7 @@ impl Compare {
 
     fn values(&mut self, a: &Value, b: &Value, precise: bool, mode: Mode) -> Verdict {
         use super::state::Kind;
-        if a.kind == Kind::Uninit && (mode == Mode::Covers || b.kind == Kind::Uninit) {
+        if a.kind == Kind::Uninit && (mode.covers() || b.kind == Kind::Uninit) {
             return Verdict::Yes;
         }
         if a.kind != b.kind || a.nullable != b.nullable || (a.owner == 0) != (b.owner == 0) {
@@ -226,6 +253,16 @@ impl Compare {
     }
 }
 
+/// Two frames are in the same place of the loops around them.
+fn same_loops(a: &Frame, b: &Frame, mode: Mode) -> bool {
+    let names = mode == Mode::Covers(Names::Same);
+    a.called_back == b.called_back
+        && (a.calls.id == 0) == (b.calls.id == 0)
+        && a.calls.count <= b.calls.count
+        && a.budget.spent == b.budget.spent
+        && (!names || a.calls.id == b.calls.id && b.budget.continues(a.budget))
+}
+
 /// The low `bytes` bytes of a slot as one value; `None` where they are not one.
 fn content(slot: &Slot, bytes: usize) -> Option<Value> {
     use super::scalar::Scalar;
@@ -233,7 +270,7 @@ fn content(slot: &Slot, bytes: usize) -> Option<Value> {
     if spilled == bytes {
         return Some(slot.spill);
     }
-    if slot.holds_pointer() || slot.bytes[..bytes].contains(&Byte::Invalid) {
+    if slot.holds_pointer() || slot.bytes[..bytes].iter().any(|b| matches!(b, Byte::Invalid | Byte::Iterator)) {
         return None;
     }
     if slot.bytes[..bytes].iter().all(|b| *b == Byte::Zero) {

@@ -29,6 +29,11 @@ impl Span {
     fn exact(&self) -> bool {
         self.min == self.max
     }
+    /// The slots it may touch, as bits.
+    pub fn slots(&self) -> u64 {
+        let (high, low) = (place(self.max + i64::from(self.size) - 1).0, place(self.min).0);
+        u64::MAX >> (63 - (low - high)) << high
+    }
 }
 
 /// Checks that `size` bytes at `off` from pointer `base` lie within its frame.
@@ -184,6 +189,10 @@ pub(super) fn readable(frame: &Frame, span: Span, rules: Rules) -> Step<Content>
             Byte::Spill => {
                 let text = format!("leaking pointer from stack off {off}");
                 return Err(Fail::new(Rule::Pointer, text));
+            }
+            Byte::Iterator => {
+                let text = format!("invalid read from stack off {}+{} size {}", span.min, off - span.min, span.size);
+                return Err(Fail::new(Rule::Memory, text).help("an iterator is for its own functions only"));
             }
             Byte::Invalid if rules.unwritten => (content.zero, content.unwritten) = (false, true),
             Byte::Invalid => {

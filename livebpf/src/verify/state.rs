@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use super::looping::{Budget, Calls};
 use super::resource::Held;
 use super::scalar::Scalar;
 use crate::context::{Region, SocketView};
@@ -42,6 +43,12 @@ pub(super) enum Kind {
     Region(Region),
     /// A socket that the context points to.
     Socket(SocketView),
+    /// A place in a key of the map: may be read.
+    MapKey(MapId),
+    /// An item of an iterator, of so many bytes: may be read.
+    Item(u32),
+    /// A function, to be called back.
+    Func(SubprogId),
 }
 
 /// [`Value::range`] of a packet pointer that is not below the packet's end.
@@ -151,6 +158,9 @@ impl Value {
             (Kind::Socket(view), false) => view.name(),
             (Kind::Socket(SocketView::Common), true) => "sock_common_or_null",
             (Kind::Socket(SocketView::Full), true) => "sock_or_null",
+            (Kind::MapKey(_), _) => "map_key",
+            (Kind::Item(_), _) => "rdonly_mem",
+            (Kind::Func(_), _) => "func",
         }
     }
 }
@@ -166,6 +176,19 @@ pub(super) enum Byte {
     Misc,
     /// Zero.
     Zero,
+    /// Part of an iterator.
+    Iterator,
+}
+
+/// An iterator that was begun: what a [`Slot`] of [`Byte::Iterator`] holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Iterator {
+    /// The reference that it is ([`Held::id`]).
+    pub id: u32,
+    /// It has no further item.
+    pub drained: bool,
+    /// Items taken on this path.
+    pub items: u32,
 }
 
 /// Eight bytes of stack; `spill` counts where the low bytes are `Spill`.
@@ -185,10 +208,19 @@ impl Slot {
     pub fn holds_pointer(&self) -> bool {
         self.bytes[0] == Byte::Spill && self.spill.is_pointer()
     }
-    /// Forgets the spilled register; its bytes become some number.
+    pub fn of_iterator(it: Iterator) -> Slot {
+        let spill = Value { owner: it.id, off: it.items as i32, nullable: it.drained, ..Value::UNINIT };
+        Slot { bytes: [Byte::Iterator; 8], spill }
+    }
+    pub fn iterator(&self) -> Option<Iterator> {
+        let v = &self.spill;
+        let it = Iterator { id: v.owner, drained: v.nullable, items: v.off as u32 };
+        (self.bytes[0] == Byte::Iterator).then_some(it)
+    }
+    /// Forgets the spilled register, or the iterator; its bytes become some number.
     pub fn scrub(&mut self) {
         for byte in &mut self.bytes {
-            if *byte == Byte::Spill {
+            if matches!(byte, Byte::Spill | Byte::Iterator) {
                 *byte = Byte::Misc;
             }
         }
@@ -205,13 +237,27 @@ pub(super) struct Frame {
     pub func: SubprogId,
     /// The call that made it; for the first frame of a path the function's start.
     pub call_site: Pc,
+    /// A helper called it back, and wants a result from this range.
+    pub called_back: Option<(u32, u32)>,
+    /// The helper it waits for that calls back.
+    pub calls: Calls,
+    /// What its `may_goto` have left.
+    pub budget: Budget,
 }
 
 impl Frame {
     pub fn new(depth: u8, func: SubprogId, call_site: Pc) -> Frame {
         let mut regs = [Value::UNINIT; 11];
         regs[Reg::FP.index()] = Value::pointer(Kind::Stack(depth));
-        Frame { regs, stack: Rc::default(), func, call_site }
+        Frame {
+            regs,
+            stack: Rc::default(),
+            func,
+            call_site,
+            called_back: None,
+            calls: Calls::default(),
+            budget: Budget::default(),
+        }
     }
     pub fn reg(&self, reg: Reg) -> &Value {
         &self.regs[reg.index()]
@@ -254,6 +300,8 @@ pub(super) struct State {
     pub cur: Frame,
     /// What is to be given back, in the order in which it was acquired.
     pub held: Vec<Held>,
+    /// Callbacks entered and `may_goto` passed so far.
+    pub passes: u32,
     /// The last decision on the path, an index into the trail.
     pub trail: u32,
     /// The stored state it descends from.
@@ -262,7 +310,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(cur: Frame) -> State {
-        State { callers: Vec::new(), cur, held: Vec::new(), trail: u32::MAX, node: u32::MAX }
+        State { callers: Vec::new(), cur, held: Vec::new(), passes: 0, trail: u32::MAX, node: u32::MAX }
     }
     pub fn depth(&self) -> usize {
         self.callers.len()
@@ -275,6 +323,17 @@ impl State {
             Some(frame) => Rc::make_mut(frame),
             None => &mut self.cur,
         }
+    }
+    /// Nothing that is counted lies between the two.
+    pub fn same_progress(&self, other: &State) -> bool {
+        let items = |state: &State, i: usize, n: usize| state.frame(i).slot(n).iterator().map(|it| it.items);
+        let same = |i: usize, n: usize| match items(self, i, n) {
+            Some(taken) => items(other, i, n).is_none_or(|t| t == taken),
+            None => true,
+        };
+        self.passes == other.passes
+            && self.depth() == other.depth()
+            && (0..=self.depth()).all(|i| (0..self.frame(i).stack.len()).all(|n| same(i, n)))
     }
     pub fn reg(&self, reg: Reg) -> &Value {
         self.cur.reg(reg)

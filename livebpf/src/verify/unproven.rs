@@ -42,6 +42,7 @@ impl Verified {
                 }
                 Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
                 Insn::CallSubprog { .. } => func.calls_subprog = true,
+                Insn::CallKfunc { .. } => func.calls_helper = true,
                 Insn::Alu { .. }
                 | Insn::Neg { .. }
                 | Insn::Mov { .. }
@@ -58,7 +59,6 @@ impl Verified {
                 | Insn::JaL { .. }
                 | Insn::MayGoto { .. }
                 | Insn::Jmp { .. }
-                | Insn::CallKfunc { .. }
                 | Insn::CallX { .. }
                 | Insn::Exit => {}
             }

@@ -11,7 +11,9 @@
 //! *Never.* No helper holds a lock while foreign code runs, blocks, or keeps an address beyond its call.
 #![allow(unsafe_code)]
 
+mod callback;
 mod checksum;
+mod iterator;
 mod lock;
 mod map;
 mod output;
@@ -29,7 +31,7 @@ mod text;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::current;
-use crate::helper::id;
+use crate::helper::{id, kfunc};
 
 /// What generated code calls: R1 to R5, and the helper's data word (unused by built-in helpers). Answers R0.
 ///
@@ -151,6 +153,11 @@ pub fn native(id: u32) -> Option<NativeHelper> {
         id::RINGBUF_QUERY => native!(ringbuf::query),
         id::SPIN_LOCK => native!(lock::spin_lock),
         id::SPIN_UNLOCK => native!(lock::spin_unlock),
+        id::FOR_EACH_MAP_ELEM => native!(callback::for_each_map_elem),
+        id::LOOP => native!(callback::bpf_loop),
+        kfunc::id::ITER_NUM_NEW => native!(iterator::num_new),
+        kfunc::id::ITER_NUM_NEXT => native!(iterator::num_next),
+        kfunc::id::ITER_NUM_DESTROY => native!(iterator::num_destroy),
         _ => return None,
     })
 }
@@ -184,7 +191,8 @@ pub(crate) fn anchor() -> u64 {
 /// Whether `region` reaches every built-in helper and `extra` by `call rel32`.
 pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
     let builtin = crate::helper::Table::builtin();
-    let shims = builtin.iter().filter_map(|p| native(p.id)).map(|h| h.shim as *const () as u64);
+    let ids = builtin.iter().map(|p| p.id).chain(kfunc::all().map(|k| k.proto.id));
+    let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
     shims.chain([extra]).all(|address| region.reaches(address))
 }
 
