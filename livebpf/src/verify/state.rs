@@ -115,11 +115,13 @@ impl Value {
             Kind::Uninit | Kind::Scalar => false,
             Kind::Stack(_) => offset.is_some_and(|off| (-512..=0).contains(&off)),
             Kind::PacketEnd | Kind::Handle(_) => true,
-            Kind::Region(_) | Kind::Socket(_) => false,
+            Kind::Region(_) | Kind::Socket(_) | Kind::Func(_) => false,
             Kind::Ctx
             | Kind::Packet
             | Kind::PacketMeta
             | Kind::MapValue(_)
+            | Kind::MapKey(_)
+            | Kind::Item(_)
             | Kind::Map(_)
             | Kind::Mem(_)
             | Kind::Record(_) => offset.is_some_and(|off| off >= 0),
