@@ -265,11 +265,11 @@ impl Hash {
 
     /// The keys of a bucket in the order of its chain, as they were at one moment.
     fn keys_of(&self, index: u64) -> Option<Vec<Vec<u8>>> {
-        Some(self.elements_of(index)?.into_iter().map(|(key, _)| key).collect())
+        Some(self.elements_of(index, 0)?.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// The same with the values. `None` past the last bucket.
-    pub(super) fn elements_of(&self, index: u64) -> Option<Vec<(Vec<u8>, Slice<'_>)>> {
+    /// The same with the values, of CPU `cpu` where the map is per CPU. `None` past the last bucket.
+    pub(super) fn elements_of(&self, index: u64, cpu: u32) -> Option<Vec<(Vec<u8>, Slice<'_>)>> {
         let bucket = self.bucket(Some(index).filter(|i| *i <= self.bucket_mask)?)?;
         'again: loop {
             let word = bucket.load(Ordering::Acquire);
@@ -277,7 +277,8 @@ impl Hash {
             let mut at = first(word);
             while at != 0 {
                 let element = self.element(at)?;
-                let value = element.sub(self.value_at, self.value_size)?;
+                let off = self.cpu_stride.checked_mul(cpu as usize)?;
+                let value = element.sub(self.value_at + off, self.value_size)?;
                 found.push((element.sub(KEY, self.key_size)?.to_vec(), value));
                 let next = element.atomic_u32(NEXT)?.load(Ordering::Relaxed);
                 if !self.unchanged(bucket, word) {

@@ -38,7 +38,7 @@ impl<'a> Walk<'a> {
             }
             Storage::Hash(hash) => {
                 while self.bucket.is_empty() {
-                    self.bucket = hash.elements_of(self.next)?;
+                    self.bucket = hash.elements_of(self.next, self.cpu)?;
                     self.bucket.reverse();
                     self.next += 1;
                 }
@@ -89,7 +89,14 @@ mod tests {
         assert_eq!(collect(&per_cpu, 1), wanted);
         assert!(collect(&per_cpu, 0).values().all(|v| *v == 0));
         let wanted: BTreeMap<u32, u64> = (7..60).map(|i| (i, u64::from(i * 3))).collect();
-        assert_eq!(collect(&filled(MapType::HASH, 7..60, 0), 0), wanted);
+        for map_type in [MapType::HASH, MapType::LRU_HASH] {
+            assert_eq!(collect(&filled(map_type, 7..60, 0), 0), wanted);
+        }
+        for map_type in [MapType::PERCPU_HASH, MapType::LRU_PERCPU_HASH] {
+            let per_cpu = filled(map_type, 7..60, 1);
+            assert_eq!(collect(&per_cpu, 1), wanted);
+            assert_eq!(collect(&per_cpu, 0), wanted.keys().map(|key| (*key, 0)).collect());
+        }
     }
 
     #[test]

@@ -110,9 +110,9 @@ impl Verifier<'_> {
             return Sides { taken: Some(state.clone()), fall: true };
         }
         let sides = [false, true].map(|taken| scalar::refine(cond, width, taken, &a.num, &b.num));
-        let linked = matches!(src, Src::Reg(_)) && (a.id != 0 || b.id != 0);
-        let far = (a.id != 0 || b.id != 0) && state.any(|v| distant(v, a) || distant(v, b));
-        if linked || far || sides.iter().any(Option::is_none) {
+        let shared = matches!(src, Src::Reg(_)) || state.any(|v| distant(v, a) || distant(v, b));
+        let linked = shared && (a.id != 0 || b.id != 0) && self.linked_matter(state, pc, (dst, a), (src, b));
+        if linked || sides.iter().any(Option::is_none) {
             self.demand_numbers(pc, &[(dst, a)], src, b);
         }
         let mut taken = sides[1].is_some().then(|| state.clone());

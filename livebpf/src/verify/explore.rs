@@ -199,6 +199,37 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// Whether it matters what is learnt about the numbers that a jump compares in the places that hold the same ones.
+    /// Places where it does not are looked at again in the end.
+    pub(super) fn linked_matter(
+        &mut self,
+        state: &State,
+        pc: Pc,
+        (dst, a): (Reg, &Value),
+        (src, b): (Src, &Value),
+    ) -> bool {
+        let linked = |v: &Value| v.is_scalar() && v.id != 0 && (v.id == a.id || v.id == b.id);
+        let mut matters = false;
+        for i in 0..=state.depth() {
+            let (at, precise) = prune::mask_of(state, i, pc, &self.masks.precise);
+            let compared = |reg: Reg| i == state.depth() && (reg == dst || src == Src::Reg(reg));
+            let frame = state.frame(i);
+            let mut places = Mask::default();
+            for reg in Reg::ALL.into_iter().filter(|reg| linked(frame.reg(*reg)) && !compared(*reg)) {
+                places.regs |= 1 << reg.index();
+            }
+            for (n, slot) in frame.stack.iter().enumerate().filter(|(_, slot)| slot.spilled() > 0) {
+                places.slots |= u64::from(linked(&slot.spill)) << n;
+            }
+            if places.regs & precise.regs != 0 || places.slots & precise.slots != 0 {
+                matters = true;
+            } else if places != Mask::default() {
+                self.relied.push((at, places));
+            }
+        }
+        matters
+    }
+
     /// Notes a link between functions, and looks again at what matters where that is new.
     pub fn link(&mut self, note: impl FnOnce(&mut Cross) -> bool) {
         if note(&mut self.masks.cross) {

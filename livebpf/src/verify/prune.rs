@@ -48,7 +48,7 @@ const CALLEE_SAVED: u16 = 0b111_1100_0000;
 const ARGS: u16 = 0b11_1110;
 
 /// The mask of frame `i` of a state at `pc`, and the position it is taken from.
-fn mask_of(state: &State, i: usize, pc: Pc, masks: &[Mask]) -> (Pc, Mask) {
+pub(super) fn mask_of(state: &State, i: usize, pc: Pc, masks: &[Mask]) -> (Pc, Mask) {
     if i == state.depth() {
         return (pc, masks[pc.index()]);
     }
