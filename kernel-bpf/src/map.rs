@@ -1,11 +1,11 @@
 //! A map of the kernel's, made from a map definition of ours.
 //!
-//! Types whose values do not have the size that the definition names (per-CPU maps) are refused, so that the kernel never reads or
-//! writes past a slice.
+//! Types whose values do not have the size that the definition names (per-CPU maps), and those that are for programs only, can be
+//! created, not read or written, so that the kernel never reads or writes past a slice.
 
 use std::os::fd::RawFd;
 
-use livebpf::object::{MapDef, MapInit};
+use livebpf::object::{MapDef, MapInit, MapType};
 
 use crate::sys::{self, MapFd};
 use crate::{Error, Program};
@@ -15,20 +15,22 @@ use crate::{Error, Program};
 pub struct Map {
     fd: MapFd,
     name: String,
+    map_type: MapType,
 }
 
 impl Map {
-    /// Creates it: hash, array, program array or LRU hash. Global data is written into it, and frozen where it is constant. A program array is empty: its static
+    /// Creates it: any type but maps of maps and those of sockets, tasks and the like. Only hash, array, program array and LRU hash
+    /// can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
     /// initialisers name programs, which are for the caller to load.
     ///
     /// # Errors
     /// [`Error::MapType`], [`Error::Refused`].
     pub fn create(def: &MapDef) -> Result<Map, Error> {
-        if !sys::PLAIN_MAPS.contains(&def.map_type) {
+        if !sys::PLAIN_MAPS.contains(&def.map_type) && !sys::PROGRAMS_MAPS.contains(&def.map_type) {
             return Err(Error::MapType { name: def.name.clone(), found: def.map_type });
         }
         let refused = |source| Error::Refused { what: format!("BPF_MAP_CREATE of {}", def.name), source };
-        let map = Map { fd: MapFd::create(def).map_err(refused)?, name: def.name.clone() };
+        let map = Map { fd: MapFd::create(def).map_err(refused)?, name: def.name.clone(), map_type: def.map_type };
         match &def.init {
             MapInit::Data(data) => map.update(&[0; 4], data, 0)?,
             MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => {}
@@ -49,6 +51,9 @@ impl Map {
     }
 
     fn check(&self, what: &str, bytes: &[u8], wanted: usize) -> Result<(), Error> {
+        if !self.fd.is_plain() {
+            return Err(Error::MapType { name: self.name.clone(), found: self.map_type });
+        }
         if bytes.len() == wanted {
             return Ok(());
         }

@@ -125,10 +125,27 @@ fn name(text: &str) -> [u8; NAME] {
 /// Map types whose keys and values have exactly the sizes that they are created with.
 pub const PLAIN_MAPS: [MapType; 4] = [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH];
 
+/// Other types that programs can be given, but whose elements are not read or written from here: values of other sizes, or none.
+pub const PROGRAMS_MAPS: [MapType; 12] = [
+    MapType::PERCPU_HASH,
+    MapType::PERCPU_ARRAY,
+    MapType::LRU_PERCPU_HASH,
+    MapType::LPM_TRIE,
+    MapType::QUEUE,
+    MapType::STACK,
+    MapType::RINGBUF,
+    MapType::PERF_EVENT_ARRAY,
+    MapType::DEVMAP,
+    MapType::DEVMAP_HASH,
+    MapType::CPUMAP,
+    MapType::XSKMAP,
+];
+
 /// A map with what the kernel will read and write for a key and a value.
 #[derive(Debug)]
 pub struct MapFd {
     fd: OwnedFd,
+    plain: bool,
     key_size: usize,
     value_size: usize,
 }
@@ -137,9 +154,10 @@ impl MapFd {
     /// BPF_MAP_CREATE.
     ///
     /// # Panics
-    /// For a type that is not one of [`PLAIN_MAPS`].
+    /// For a type that is neither of [`PLAIN_MAPS`] nor of [`PROGRAMS_MAPS`].
     pub fn create(def: &MapDef) -> io::Result<MapFd> {
-        assert!(PLAIN_MAPS.contains(&def.map_type), "values of {} maps are not one slice", def.map_type);
+        let plain = PLAIN_MAPS.contains(&def.map_type);
+        assert!(plain || PROGRAMS_MAPS.contains(&def.map_type), "maps of type {} are not known", def.map_type);
         let mut attr = MapCreate {
             map_type: def.map_type.0,
             key_size: def.key_size,
@@ -151,11 +169,15 @@ impl MapFd {
         };
         // SAFETY: the command's structure, without addresses.
         let fd = unsafe { bpf_fd(MAP_CREATE, &mut attr) }?;
-        Ok(MapFd { fd, key_size: def.key_size as usize, value_size: def.value_size as usize })
+        Ok(MapFd { fd, plain, key_size: def.key_size as usize, value_size: def.value_size as usize })
     }
 
     pub fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+    /// Whether elements have the sizes that the map was created with.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
     pub fn key_size(&self) -> usize {
         self.key_size
@@ -165,6 +187,7 @@ impl MapFd {
     }
 
     fn elem(&self, key: &[u8]) -> MapElem {
+        assert!(self.plain, "the kernel reads and writes other sizes");
         assert_eq!(key.len(), self.key_size, "the kernel reads a whole key");
         MapElem { map_fd: number(self.fd.as_fd()), key: address(key), ..MapElem::default() }
     }

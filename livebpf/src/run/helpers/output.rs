@@ -28,8 +28,8 @@ const TC_ACT_REDIRECT: u64 = 7;
 const NEIGHBOUR: usize = 20;
 /// Bytes of `struct bpf_tunnel_key`.
 const TUNNEL_KEY: usize = 44;
-/// Lengths of it in older programs: up to `tunnel_label`, `local_ipv4` and the like.
-const OLDER_KEYS: [usize; 3] = [8, 26, 28];
+/// Lengths of it in older programs: up to `remote_ipv6[1]`, `tunnel_ext`, `tunnel_label`, `local_ipv4`.
+const OLDER_KEYS: [usize; 4] = [8, 22, 24, 28];
 /// Flags of `bpf_skb_set_tunnel_key`: IPv6, no checksum, no fragments, sequence numbers, no key.
 const TUNNEL_FLAGS: u64 = 0x1f;
 /// Bytes of `struct bpf_fib_lookup`.
