@@ -6,9 +6,9 @@ mod jit_support;
 
 use std::path::{Path, PathBuf};
 
-use jit_support::{Exec, bare, cpus, options};
+use jit_support::{Exec, bare, variants};
 use livebpf::insn::Insns;
-use livebpf::jit;
+use livebpf::jit::{self, Options};
 use livebpf::verify::Verified;
 use serde_json::Value;
 
@@ -54,15 +54,15 @@ fn run(insns: &str, mem: &[u8]) -> Result<Vec<u64>, String> {
         return Err("calls a helper".to_owned());
     }
     let verified = Verified::without_proof(program(insns)).map_err(|e| e.to_string())?;
-    let one = |cpu| {
-        let code = jit::compile(&verified, &options(cpu)).map_err(|e| e.to_string())?;
+    let one = |options: Options| {
+        let code = jit::compile(&verified, &options).map_err(|e| e.to_string())?;
         let mut exec = Exec::new();
         let base = exec.place(&code, |symbol| panic!("no symbol expected: {symbol:?}"));
         let (mut mem, len) = (mem.to_vec(), mem.len() as u64);
         let at = if len == 0 { 0 } else { mem.as_mut_ptr() as u64 };
         Ok(exec.entry(base + u64::from(code.entry), 0)(at, len, 0, 0, 0))
     };
-    cpus().into_iter().map(one).collect()
+    variants().into_iter().map(one).collect()
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 mod jit_support;
 
-use jit_support::{Exec, cpus, options, unproven};
+use jit_support::{Exec, unproven, variants};
 use livebpf::insn::{AluOp, AtomicOp, Cond, EndianOp, Insn, Insns, Reg, Size, Src, Width};
 use livebpf::interp::alu;
-use livebpf::jit::{self, CpuFeatures};
+use livebpf::jit::{self, Options};
 
 const WIDTHS: [Width; 2] = [Width::W32, Width::W64];
 const OPS: [AluOp; 13] = [
@@ -81,14 +81,14 @@ fn wrap(body: &[Insn]) -> Insns {
 /// Compiles bodies and compares what they do with a model.
 struct Bench {
     exec: Exec,
-    cpu: CpuFeatures,
+    options: Options,
 }
 
 impl Bench {
     /// Runs `body` on each state; `model` does the same to the state.
     fn check(&mut self, body: &[Insn], states: &[State], model: impl Fn(&mut State)) {
         let verified = unproven(wrap(body));
-        let code = jit::compile(&verified, &options(self.cpu)).expect("compiles");
+        let code = jit::compile(&verified, &self.options).expect("compiles");
         self.exec.clear();
         let base = self.exec.place(&code, |s| panic!("no symbol expected: {s:?}"));
         let run = self.exec.entry(base + u64::from(code.entry), 5);
@@ -96,14 +96,14 @@ impl Bench {
             let (mut got, mut want) = (*state, *state);
             model(&mut want);
             run(got.as_mut_ptr() as u64, 0, 0, 0, 0);
-            assert_eq!(got, want, "{body:?} on {state:x?} ({:?})", self.cpu);
+            assert_eq!(got, want, "{body:?} on {state:x?} ({:?})", self.options);
         }
     }
 }
 
 fn benches(mut test: impl FnMut(&mut Bench)) {
-    for cpu in cpus() {
-        test(&mut Bench { exec: Exec::new(), cpu });
+    for options in variants() {
+        test(&mut Bench { exec: Exec::new(), options });
     }
 }
 
@@ -271,7 +271,7 @@ impl Bench {
         let mut states: Vec<State> = VALUES.iter().map(|v| state(base, 0, other, *v)).collect();
         states.iter_mut().zip(VALUES.iter().rev()).for_each(|(s, v)| (s[13], s[14]) = (*v ^ 0x80, v.rotate_left(8)));
         let verified = unproven(wrap(body));
-        let code = jit::compile(&verified, &options(self.cpu)).expect("compiles");
+        let code = jit::compile(&verified, &self.options).expect("compiles");
         self.exec.clear();
         let at = self.exec.place(&code, |s| panic!("no symbol expected: {s:?}"));
         let run = self.exec.entry(at + u64::from(code.entry), 0);
@@ -280,7 +280,7 @@ impl Bench {
             let mut want = *got;
             model(&mut want);
             run(got.as_mut_ptr() as u64, 0, 0, 0, 0);
-            assert_eq!(*got, want, "{body:?} ({:?})", self.cpu);
+            assert_eq!(*got, want, "{body:?} ({:?})", self.options);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A file is a sequence of cases: `[title]`, directives, a listing, `=>`, the disassembly, and `#` comments.
 //!
 //! ```text
-//! .options slots near bmi2 movbe     how to compile (default: none of them)
+//! .options slots near bmi2 movbe blind   how to compile (default: none of them)
 //! .map NAME TYPE KEY VALUE ENTRIES   the program's maps, in order
 //! .missed MAP...                     maps whose missed calls are counted, by number
 //! .func PC                           a further function begins here
@@ -79,6 +79,7 @@ fn parse(case: &Case) -> (Options, Verified) {
                 "near" => options.helpers_near = true,
                 "bmi2" => options.cpu.bmi2 = true,
                 "movbe" => options.cpu.movbe = true,
+                "blind" => options.blind = Some(1),
                 other => panic!("option {other}"),
             }),
             Some(&".map") => {

@@ -54,6 +54,8 @@ pub(super) struct Emitter<'a> {
     relocs: Vec<(Pos, RelocKind, Symbol)>,
     sites: Vec<Site>,
     lines: Vec<(Pos, Pc)>,
+    /// Constants hidden so far.
+    pub blinded: u64,
 }
 
 impl<'a> Emitter<'a> {
@@ -75,6 +77,7 @@ impl<'a> Emitter<'a> {
             relocs: Vec::new(),
             sites: Vec::new(),
             lines: Vec::with_capacity(insns as usize),
+            blinded: 0,
         })
     }
 
@@ -175,6 +178,9 @@ impl<'a> Emitter<'a> {
             Insn::Load { size, .. } => size != Size::B,
             _ => return 0,
         };
+        if self.blinds() {
+            return 0;
+        }
         let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
         let fused = self.emit_mov_add(insn, &next)
             || self.emit_shift_pair(insn, &next)

@@ -43,6 +43,7 @@ impl Emitter<'_> {
                 self.asm.mov_rr(size(width), gpr(dst), gpr(src));
             }
             (_, Src::Reg(_)) => {}
+            (_, Src::Imm(imm)) if self.blinds() => self.emit_blinded_const(size(width), gpr(dst), imm),
             (Width::W32, Src::Imm(imm)) => self.emit_const(gpr(dst), u64::from(imm as u32)),
             (Width::W64, Src::Imm(imm)) => self.emit_const(gpr(dst), imm as i64 as u64),
         }
@@ -153,6 +154,10 @@ impl Emitter<'_> {
                 self.asm.alu_rr(Alu::Xor, Size::D, r, r);
             }
             Src::Reg(src) => self.asm.alu_rr(op, size(width), r, gpr(src)),
+            Src::Imm(imm) if self.blinds() => {
+                self.emit_blinded_const(size(width), Gpr::R11, imm);
+                self.asm.alu_rr(op, size(width), r, Gpr::R11);
+            }
             Src::Imm(imm) => self.emit_alu_imm(op, size(width), r, imm),
         }
     }

@@ -11,6 +11,10 @@ impl Emitter<'_> {
         let (size, r) = (size(width), gpr(dst));
         let imm = match src {
             Src::Reg(src) => return self.asm.imul_rr(size, r, gpr(src)),
+            Src::Imm(imm) if self.blinds() => {
+                self.emit_blinded_const(size, Gpr::R11, imm);
+                return self.asm.imul_rr(size, r, Gpr::R11);
+            }
             Src::Imm(imm) => imm,
         };
         match imm {
@@ -29,6 +33,10 @@ impl Emitter<'_> {
     pub(super) fn emit_div(&mut self, op: AluOp, width: Width, dst: Reg, src: Src) {
         let (size, r) = (size(width), gpr(dst));
         match src {
+            Src::Imm(imm) if self.blinds() => {
+                self.emit_blinded_const(size, Gpr::R11, imm);
+                self.emit_div_checked(op, size, r, Gpr::R11);
+            }
             Src::Imm(imm) if self.emit_div_simple(op, size, r, imm) => {}
             Src::Imm(imm) => {
                 if size == Size::Q {

@@ -70,6 +70,13 @@ impl Emitter<'_> {
 
     fn emit_cmp(&mut self, cond: Cond, size: Size, dst: Gpr, src: Src) {
         match (cond, src) {
+            (_, Src::Imm(imm)) if self.blinds() => {
+                self.emit_blinded_const(size, Gpr::R11, imm);
+                match cond {
+                    Cond::Set => self.asm.test_rr(size, dst, Gpr::R11),
+                    _ => self.asm.alu_rr(Alu::Cmp, size, dst, Gpr::R11),
+                }
+            }
             (Cond::Set, Src::Reg(src)) => self.asm.test_rr(size, dst, gpr(src)),
             // Only whether the result is zero matters, so upper bits that the mask clears need not be looked at.
             (Cond::Set, Src::Imm(imm)) => match imm {

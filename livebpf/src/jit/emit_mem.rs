@@ -15,6 +15,7 @@ impl Emitter<'_> {
     pub(super) fn emit_ld_imm64(&mut self, pc: Pc, dst: Reg, value: Imm64) -> Result<(), JitError> {
         let dst = gpr(dst);
         match value {
+            Imm64::Const(v) if self.blinds() => self.emit_blinded_const64(dst, v),
             Imm64::Const(v) => self.emit_const(dst, v),
             Imm64::MapIdx(i) => {
                 let map = self.map(pc, i.into())?.0;
@@ -111,6 +112,10 @@ impl Emitter<'_> {
         let (mem, size) = self.place(pc, size, base, off);
         match src {
             Src::Reg(src) => self.asm.mov_mr(size, mem, gpr(src)),
+            Src::Imm(imm) if self.blinds() => {
+                self.emit_blinded_const(size, Gpr::R11, imm);
+                self.asm.mov_mr(size, mem, Gpr::R11);
+            }
             Src::Imm(imm) => self.asm.mov_mi(size, mem, imm),
         }
     }

@@ -31,6 +31,10 @@ impl Emitter<'_> {
         };
         let Some(end) = off.checked_add(size.bytes() as i32) else { return self.asm.jmp(fail) };
         self.emit_load_record_word(start);
+        if self.blinds() {
+            self.emit_blinded_const(Size::Q, Gpr::R11, off);
+            return self.emit_load_checked(size, fail);
+        }
         self.emit_check_end(Mem::new(Gpr::R9, end), fail);
         self.emit_load_network_order(mem_size(size), Mem::new(Gpr::R9, off));
     }
@@ -56,6 +60,10 @@ impl Emitter<'_> {
         let (fail, found) = (self.return_zero_label(), self.asm.new_label());
         match off {
             0 => self.asm.mov_rr(Size::D, Gpr::R11, gpr(src)),
+            _ if self.blinds() => {
+                self.emit_blinded_const(Size::D, Gpr::R11, off);
+                self.asm.alu_rr(Alu::Add, Size::D, Gpr::R11, gpr(src));
+            }
             _ => self.asm.lea(Size::D, Gpr::R11, Mem::new(gpr(src), off)),
         }
         self.emit_load_record_word(record::DATA);
@@ -68,6 +76,11 @@ impl Emitter<'_> {
         self.asm.alu_ri(Alu::Add, Size::D, Gpr::R11, NET_OFF - LL_OFF);
         self.asm.jcc(Cc::Ae, fail);
         self.asm.bind(found);
+        self.emit_load_checked(size, fail);
+    }
+
+    /// The load itself, from r9 + r11.
+    fn emit_load_checked(&mut self, size: insn::Size, fail: Label) {
         let at = Mem::indexed(Gpr::R9, Gpr::R11, Scale::X1);
         self.emit_check_end(Mem { disp: size.bytes() as i32, ..at }, fail);
         self.emit_load_network_order(mem_size(size), at);

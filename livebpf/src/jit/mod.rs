@@ -10,6 +10,7 @@ pub mod code;
 mod emit;
 mod emit_alu;
 mod emit_atomic;
+mod emit_blind;
 mod emit_call;
 mod emit_div;
 mod emit_jmp;

@@ -17,6 +17,8 @@ pub struct Options {
     pub helpers_near: bool,
     /// What the CPU offers.
     pub cpu: CpuFeatures,
+    /// The program's constants do not stand in the code as they are: the seed of the random numbers that hide them.
+    pub blind: Option<u64>,
 }
 
 impl Options {

@@ -1,5 +1,6 @@
 //! From a verified program to one that can be run: compiled, placed, published.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use super::error::Error;
@@ -97,12 +98,18 @@ fn jit_options(shared: &Shared, program: &Linked, load: &LoadOptions) -> jit::Op
         count_missed: arrays(&|name| load.count_missed.get(name).copied().unwrap_or(shared.count_missed)),
         helpers_near: run::helpers::all_near(&shared.region, custom_shim),
         cpu: cpu_features(),
+        blind: load.blind_constants.then(random),
     }
 }
 
 fn compile(verified: &Verified, options: &jit::Options) -> Result<Code, Error> {
     let name = || verified.program().name.clone();
     jit::compile(verified, options).map_err(|source| Error::Jit { program: name(), source })
+}
+
+/// A number that nobody can tell beforehand: the hash of nothing, under the random keys of the standard library.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// What this CPU offers the code generator.

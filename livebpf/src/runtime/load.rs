@@ -29,6 +29,7 @@ pub struct LoadOptions {
     /// Reused program arrays keep what is in their slots: a transaction will change them.
     pub(super) keep_slots: bool,
     trust: Trust,
+    pub(super) blind_constants: bool,
 }
 
 impl LoadOptions {
@@ -74,6 +75,13 @@ impl LoadOptions {
     /// How far the author of the programs is trusted. Default: as far as an author with CAP_BPF.
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
+        self
+    }
+
+    /// Compiled code does not contain the programs' constants as they are: each is put together from two numbers of which
+    /// one is random (the kernel's `net.core.bpf_jit_harden`). Makes code longer and slower.
+    pub fn blind_constants(mut self) -> Self {
+        self.blind_constants = true;
         self
     }
 
@@ -133,8 +141,8 @@ impl Runtime {
         self.load_linked_with(programs, &LoadOptions::default())
     }
 
-    /// The same with options: of them, [`LoadOptions::reuse_map`], [`LoadOptions::slots`], [`LoadOptions::count_missed`] and
-    /// [`LoadOptions::trust`] are heeded.
+    /// The same with options: of them, [`LoadOptions::reuse_map`], [`LoadOptions::slots`], [`LoadOptions::count_missed`],
+    /// [`LoadOptions::trust`] and [`LoadOptions::blind_constants`] are heeded.
     ///
     /// # Errors
     /// As [`load_linked`](Self::load_linked).

@@ -28,7 +28,15 @@ pub fn options(cpu: CpuFeatures) -> Options {
         count_missed: Vec::new(),
         helpers_near: false,
         cpu,
+        blind: None,
     }
+}
+
+/// Options for every combination of CPU features, and with hidden constants.
+pub fn variants() -> Vec<Options> {
+    let plain: Vec<Options> = cpus().into_iter().map(options).collect();
+    let hidden = Options { blind: Some(7), ..plain[0].clone() };
+    plain.into_iter().chain([hidden]).collect()
 }
 
 /// A program without maps, of one function.

@@ -146,6 +146,7 @@ fn every_patchable_field_is_aligned() {
                     count_missed: Vec::new(),
                     helpers_near: bits & 1 != 0,
                     cpu: CpuFeatures { bmi2: bits & 2 != 0, movbe: bits & 4 != 0 },
+                    blind: (bits & 4 != 0).then_some(seed),
                 };
                 for site in jit::compile(&verified, &options).unwrap().sites {
                     sites += 1;
