@@ -127,6 +127,16 @@ pub fn run(exe: &Arc<Executable>, ctx: &Context, host: &mut dyn Host) -> Result<
     run_limited(exe, ctx, host, Limits::default())
 }
 
+/// The same; the program may also touch `regions`, of which its helpers hand out addresses.
+pub fn run_with(
+    exe: &Arc<Executable>,
+    ctx: &Context,
+    regions: &[Slice<'_>],
+    host: &mut dyn Host,
+) -> Result<u64, Fault> {
+    machine::Machine::new(exe, Some(ctx), regions, host, Limits::default()).run(ctx.record_addr(), 0)
+}
+
 /// The same within limits.
 pub fn run_limited(exe: &Arc<Executable>, ctx: &Context, host: &mut dyn Host, limits: Limits) -> Result<u64, Fault> {
     machine::Machine::new(exe, Some(ctx), &[], host, limits).run(ctx.record_addr(), 0)

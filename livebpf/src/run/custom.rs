@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use super::{Program, RunError, current};
+use super::{Lent, Program, RunError, current};
 use crate::context::Context;
 use crate::helper::{Arg, Proto};
 use crate::map::cell::Slice;
@@ -16,6 +17,8 @@ pub type HelperFn = dyn Fn(&HelperCall<'_>) -> u64 + Send + Sync;
 pub(crate) struct Custom {
     pub(crate) proto: Proto,
     pub(crate) function: Box<HelperFn>,
+    /// Memory of the class that it hands out, keeps or takes back, by argument; the last is the result's.
+    pub(crate) lent: [Option<Arc<Lent>>; 6],
 }
 
 impl fmt::Debug for Custom {
@@ -28,29 +31,59 @@ impl fmt::Debug for Custom {
 pub struct HelperCall<'a> {
     proto: &'a Proto,
     args: [u64; 5],
+    lent: &'a [Option<Arc<Lent>>; 6],
 }
 
 impl HelperCall<'_> {
-    /// The argument in R`n + 1`, `n` from 0 to 4. Arguments that the prototype does not name hold arbitrary values.
+    /// The argument in R`n + 1`, `n` from 0 to 4. Arguments that the prototype does not name hold arbitrary values. For
+    /// [`Arg::Borrowed`] and [`Arg::Released`] it is what the helper that handed it out answered: the handle, or the
+    /// number of the block.
     ///
     /// # Panics
     /// When `n` is above 4.
     pub fn arg(&self, n: usize) -> u64 {
-        self.args[n]
+        match &self.lent[n] {
+            Some(lent) => lent.number(self.args[n]),
+            None => self.args[n],
+        }
+    }
+
+    /// The memory that argument `n` stands for, where that is [`Arg::Borrowed`] or [`Arg::Released`] of a class with
+    /// memory.
+    pub fn block(&self, n: usize) -> Option<Slice<'_>> {
+        let lent = self.lent[..5].get(n)?.as_ref()?;
+        lent.block(lent.number(self.args[n]))
+    }
+
+    /// Block `number` (from 1) of the class that this helper hands out, to be filled before it is answered.
+    pub fn to_lend(&self, number: u64) -> Option<Slice<'_>> {
+        self.lent[5].as_ref()?.block(number)
     }
 
     /// A copy of the memory that argument `n` points to, where the prototype says that it is memory followed by its size.
     /// `None` for other kinds and for null.
     pub fn bytes(&self, n: usize) -> Option<Vec<u8>> {
-        let is_memory = matches!(self.proto.args.get(n)?, Arg::Mem | Arg::MemOrNull | Arg::MemUninit);
-        is_memory.then(|| self.window(n)).flatten().map(Slice::to_vec)
+        self.proto.args.get(n)?.has_size().then(|| self.window(n)).flatten().map(Slice::to_vec)
     }
 
-    /// The memory that argument `n` points to, to be written, where the prototype says [`Arg::MemUninit`]: all zero when the
-    /// helper is called. `None` for other kinds: what the program was proved to do rests on them staying as they are.
+    /// The memory that argument `n` points to, to be written, where the prototype says [`Arg::MemUninit`],
+    /// [`Arg::MemUninitOrNull`] or [`Arg::Out`] (all zero when the helper is called), or [`Arg::MemInOut`]. `None` for null,
+    /// and for other kinds: what the program was proved to do rests on them staying as they are.
     pub fn memory(&self, n: usize) -> Option<Slice<'_>> {
-        let is_written = *self.proto.args.get(n)? == Arg::MemUninit;
-        is_written.then(|| self.window(n)).flatten()
+        match *self.proto.args.get(n)? {
+            Arg::MemInOut => self.window(n),
+            _ => self.result(n),
+        }
+    }
+
+    /// Memory that the program need not have initialised.
+    fn result(&self, n: usize) -> Option<Slice<'_>> {
+        match *self.proto.args.get(n)? {
+            Arg::MemUninit | Arg::MemUninitOrNull => self.window(n),
+            // SAFETY: as for `window`.
+            Arg::Out(size) => Some(unsafe { Slice::from_raw(self.args[n], size as usize) }),
+            _ => None,
+        }
     }
 
     fn window(&self, n: usize) -> Option<Slice<'_>> {
@@ -82,13 +115,18 @@ impl HelperCall<'_> {
 
 /// Calls `custom`; `None` when it panicked.
 pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
-    let call = HelperCall { proto: &custom.proto, args };
+    let call = HelperCall { proto: &custom.proto, args, lent: &custom.lent };
     // What the closure leaves out would show the program what native frames left on the stack.
-    (0..custom.proto.args.len()).filter_map(|n| call.memory(n)).for_each(Slice::clear);
+    (0..custom.proto.args.len()).filter_map(|n| call.result(n)).for_each(Slice::clear);
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
     let result = catch_unwind(AssertUnwindSafe(|| (custom.function)(&call)));
     // Dropping what somebody panicked with could panic again.
-    result.map_err(std::mem::forget).ok()
+    let answer = result.map_err(std::mem::forget).ok()?;
+    // A number that is no block's is null.
+    Some(match &custom.lent[5] {
+        Some(lent) => lent.block(answer).map_or(0, Slice::addr),
+        None => answer,
+    })
 }
 
 /// The native function behind every embedder's helper. `data` is the address of its [`Custom`].

@@ -13,6 +13,7 @@ mod error;
 mod generation;
 pub mod helpers;
 mod host;
+mod lent;
 mod program;
 mod registry;
 mod relink;
@@ -31,6 +32,7 @@ pub use worker::{Pinned, Worker};
 
 pub(crate) use custom::{Custom, shim as custom_shim};
 pub(crate) use generation::{EntryId, Generations, MAX_GENERATIONS, MAX_PROGRAMS, Owned as OwnedGeneration};
+pub(crate) use lent::Lent;
 pub(crate) use program::{Entry, Loaded, Placement};
 pub(crate) use registry::Registry;
 pub(crate) use relink::{Relink, Turn};

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use super::Lent;
 use super::custom::Custom;
 use super::generation::{EntryId, Generations};
 use super::registry::Registry;
 use super::relink::Relink;
 use super::updates::Updates;
-use crate::helper::Table;
+use crate::helper::{Class, Table};
 use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
 use crate::text::Region;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) helpers: Table,
     /// The embedder's helpers, each at a fixed address that code refers to.
     pub(crate) custom: BTreeMap<u32, Box<Custom>>,
+    /// Memory that the embedder's helpers hand out, by class.
+    pub(crate) lent: BTreeMap<Class, Arc<Lent>>,
     /// Where `trace_printk` goes.
     pub(crate) log: Box<dyn TraceLog>,
     /// CPU numbers in use.

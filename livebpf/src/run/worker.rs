@@ -242,7 +242,8 @@ impl Core {
         depth: u32,
         generation: &Generation,
     ) -> Result<u64, RunError> {
-        self.interpreted(entry, depth, generation, |exe, host| interp::run(exe, ctx, host))
+        let lent: Vec<_> = self.shared.lent.values().flat_map(|lent| lent.blocks()).collect();
+        self.interpreted(entry, depth, generation, |exe, host| interp::run_with(exe, ctx, &lent, host))
     }
 
     /// `run` inside this worker's scope, on the program where `entry`'s runs begin.

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::error::Error;
-use crate::helper::{FIRST_CUSTOM, Proto, Table};
+use crate::helper::{Arg, Class, FIRST_CUSTOM, Proto, Ret, Table};
 use crate::rcu::Domain;
-use crate::run::{self, Custom, Engine, HelperCall, Shared, TraceLog, Worker};
+use crate::run::{self, Custom, Engine, HelperCall, Lent, Shared, TraceLog, Worker};
 use crate::text::CoreSync;
 use crate::text::patch::Patcher;
 use crate::text::symbols::SymbolSink;
@@ -47,6 +47,7 @@ pub struct RuntimeBuilder {
     count_missed: bool,
     log: Box<dyn TraceLog>,
     custom: Vec<Custom>,
+    lend: BTreeMap<Class, u32>,
     sinks: Vec<Box<dyn SymbolSink>>,
     report_traps: bool,
 }
@@ -87,6 +88,7 @@ impl Default for RuntimeBuilder {
             count_missed: false,
             log: Box::new(LogCrate),
             custom: Vec::new(),
+            lend: BTreeMap::new(),
             sinks: Vec::new(),
             report_traps: false,
         }
@@ -133,7 +135,17 @@ impl RuntimeBuilder {
     /// Adds a helper of the embedder. `proto.id` is at least [`FIRST_CUSTOM`]. The function is called on the thread that
     /// runs the program; a panic in it ends the run with [`RunError::HelperPanicked`](super::RunError::HelperPanicked).
     pub fn helper(mut self, proto: Proto, function: impl Fn(&HelperCall<'_>) -> u64 + Send + Sync + 'static) -> Self {
-        self.custom.push(Custom { proto, function: Box::new(function) });
+        self.custom.push(Custom { proto, function: Box::new(function), lent: Default::default() });
+        self
+    }
+
+    /// Memory for helpers that hand some out ([`Ret::AcquiredOrNull`] with a size): `count` blocks for those of `class`, which
+    /// live as long as the runtime. A closure answers the number of a block, from 1; programs get its address, or null
+    /// for any other number. [`HelperCall::to_lend`] and [`HelperCall::block`] give the bytes.
+    ///
+    /// That a block is with one program at a time is the closure's business: programs that have the same one share it.
+    pub fn lend(mut self, class: Class, count: u32) -> Self {
+        self.lend.insert(class, count);
         self
     }
 
@@ -172,6 +184,10 @@ impl RuntimeBuilder {
             helpers.register(helper.proto.clone()).map_err(|e| Error::Options(e.to_string()))?;
             custom.insert(id, Box::new(helper));
         }
+        let lent = lent(&custom, &self.lend)?;
+        for helper in custom.values_mut() {
+            find_lent(helper, &lent);
+        }
         let sync = CoreSync::detect();
         let no_patching = sync.refusal().filter(|_| self.engine == Engine::Jit).map(str::to_owned);
         if let Some(why) = &no_patching {
@@ -202,10 +218,48 @@ impl RuntimeBuilder {
             relink: run::Relink::default(),
             helpers,
             custom,
+            lent,
             log: self.log,
             taken: Mutex::new(vec![false; self.cpus as usize]),
         };
         Ok(Runtime { shared: Arc::new(shared), ids: Arc::default() })
+    }
+}
+
+/// The memory of each class that some helper hands out with a size.
+fn lent(custom: &BTreeMap<u32, Box<Custom>>, lend: &BTreeMap<Class, u32>) -> Result<BTreeMap<Class, Arc<Lent>>, Error> {
+    let mut sizes: BTreeMap<Class, u32> = BTreeMap::new();
+    for helper in custom.values() {
+        let Ret::AcquiredOrNull { class, size } = helper.proto.ret else { continue };
+        let known = *sizes.entry(class).or_insert(size);
+        if known != size {
+            let name = &helper.proto.name;
+            let text =
+                format!("helper {name}: hands out {size} bytes of class {}, wanted {known} as others do", class.0);
+            return Err(Error::Options(text));
+        }
+    }
+    let mut out = BTreeMap::new();
+    for (class, size) in sizes.into_iter().filter(|(_, size)| *size > 0) {
+        let Some(count) = lend.get(&class) else {
+            let text = format!("class {}: handed out with memory, wanted a number of blocks (`lend`)", class.0);
+            return Err(Error::Options(text));
+        };
+        let blocks = Lent::new(size, *count).map_err(|e| Error::Options(format!("class {}: {e}", class.0)))?;
+        out.insert(class, Arc::new(blocks));
+    }
+    Ok(out)
+}
+
+/// Tells `helper` where the memory of the classes in its contract is.
+fn find_lent(helper: &mut Custom, lent: &BTreeMap<Class, Arc<Lent>>) {
+    for (i, arg) in helper.proto.args.iter().enumerate() {
+        if let Arg::Borrowed(class) | Arg::Released(class) = arg {
+            helper.lent[i] = lent.get(class).cloned();
+        }
+    }
+    if let Ret::AcquiredOrNull { class, .. } = helper.proto.ret {
+        helper.lent[5] = lent.get(&class).cloned();
     }
 }
 
