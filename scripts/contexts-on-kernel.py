@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """Asks the running kernel what programs of each type may do, and prints it as livebpf/tests/data/contexts/kernel.txt has it.
 
 Every access of the first bytes of each context (every size, every offset, read and write), every helper, and every small
