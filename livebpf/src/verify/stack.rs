@@ -85,7 +85,8 @@ pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: im
         if value.is_scalar() && value.num.known().is_none() && value.id == 0 && fits {
             value.id = new_id();
         }
-        let num = if value.is_scalar() { value.num.truncate(8 * span.size) } else { value.num };
+        // What is linked has the same bounds everywhere.
+        let num = if value.is_scalar() && !fits { value.num.truncate(8 * span.size) } else { value.num };
         let (id, off) = if fits || value.is_pointer() { (value.id, value.off) } else { (0, 0) };
         slot.spill = Value { num, id, off, ..*value };
         slot.bytes[..size].fill(Byte::Spill);
@@ -156,7 +157,8 @@ pub(super) fn read(state: &State, span: Span, size: Size, rules: Rules) -> Step<
         if low == 0 && spilled >= span.size {
             let fits = span.size == 8 || slot.spill.num.r.umax >> bits == 0;
             let (id, off) = if fits { (slot.spill.id, slot.spill.off) } else { (0, 0) };
-            let value = Value { num: slot.spill.num.truncate(bits), id, off, ..slot.spill };
+            let num = if fits { slot.spill.num } else { slot.spill.num.truncate(bits) };
+            let value = Value { num, id, off, ..slot.spill };
             return Ok((value, Content::default()));
         }
     }
