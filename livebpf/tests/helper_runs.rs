@@ -9,7 +9,9 @@ use livebpf::context::Context;
 use livebpf::insn::text;
 use livebpf::link::Program;
 use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
-use livebpf::runtime::{Ebpf, Engine, MapHandle, MapOfMaps, PerfBuffer, Redirect, RingBuffer, Runtime, Target, Worker};
+use livebpf::runtime::{
+    Ebpf, Engine, LoadOptions, MapHandle, MapOfMaps, PerfBuffer, Redirect, RingBuffer, Runtime, Target, Worker,
+};
 
 fn answer(engine: Engine, row: &Row) -> String {
     let runtime = Runtime::builder().engine(engine).cpus(2).build().expect("a runtime");
@@ -320,4 +322,22 @@ fn constant_texts_are_compared_and_printed() {
             assert_eq!(bench.run() as i32, want, "{offset}");
         }
     }
+}
+
+#[test]
+fn a_map_of_maps_is_used_again_for_programs_that_want_such_maps() {
+    let runtime = Runtime::builder().engine(Engine::Interp).build().expect("a runtime");
+    let program = |entries| {
+        let template = MapDef::new("inner", MapType::ARRAY, 4, 8, entries);
+        let outer = MapDef { inner: Some(Box::new(template)), ..MapDef::new("outer", MapType::ARRAY_OF_MAPS, 4, 4, 2) };
+        let insns = text::assemble("r0 = map[idx:0]\nr0 = 0\nexit").expect("a program");
+        let mut program = Program::bare("main", ProgramKind::new(ProgType::XDP), insns);
+        program.maps = vec![Arc::new(outer)];
+        program
+    };
+    let first = runtime.load_linked(vec![program(2)]).expect("a program");
+    let again = LoadOptions::default().reuse_map("outer", first.map("outer").expect("the map"));
+    assert!(runtime.load_linked_with(vec![program(2)], &again).is_ok());
+    let error = runtime.load_linked_with(vec![program(3)], &again).expect_err("another template").to_string();
+    assert!(error.contains("the object wants inner maps of"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use livebpf::helper::Table;
 use livebpf::insn::{Pc, text};
 use livebpf::link::{FuncSig, MapId, Program, Subprogram, TypeKind};
-use livebpf::object::{AttachType, MapDef, MapType, ProgType, ProgramKind};
+use livebpf::object::{AttachType, MapDef, MapInit, MapType, ProgType, ProgramKind};
 use livebpf::verify::{Options, Rejection, Rule, TailCall, Trust, Verified, verify};
 
 struct Case {
@@ -41,7 +41,17 @@ fn map(words: &[&str], number: usize) -> Arc<MapDef> {
     let map_type = MapType::from_name(words[0]).expect("a map type");
     let [key, value, entries] = [1, 2, 3].map(|i| words[i].parse::<u32>().expect("a number"));
     let mut def = MapDef::new(&format!("m{number}"), map_type, key, value, entries);
-    def.frozen = words.get(4) == Some(&"frozen");
+    match words.get(4) {
+        Some(&"frozen") => def.frozen = true,
+        Some(&"text") => {
+            let text = words[5..].join(" ").replace("\\0", "\0");
+            (def.frozen, def.init) = (true, MapInit::Data(text.into_bytes()));
+        }
+        Some(&"flags") => def.map_flags = words[5].parse().expect("flags"),
+        Some(&"inner") => def.inner = Some(Box::new(Arc::unwrap_or_clone(map(&words[5..], number)))),
+        Some(other) => panic!("unknown word {other}"),
+        None => {}
+    }
     Arc::new(def)
 }
 
@@ -149,6 +159,11 @@ fn calls() {
 #[test]
 fn tail_calls() {
     run("tail_calls.txt", 19);
+}
+
+#[test]
+fn helpers_and_maps() {
+    run("helpers.txt", 30);
 }
 
 #[test]

@@ -148,6 +148,15 @@ fn check_lpm(def: &MapDef) -> Result<(), MapError> {
     Ok(())
 }
 
+/// Whether there are maps of this type.
+fn provided(map_type: MapType) -> bool {
+    let arrays = [MapType::ARRAY, MapType::PERCPU_ARRAY, MapType::PROG_ARRAY, MapType::PERF_EVENT_ARRAY];
+    let hashes = [MapType::HASH, MapType::PERCPU_HASH, MapType::LRU_HASH, MapType::LRU_PERCPU_HASH];
+    let targets = [MapType::DEVMAP, MapType::DEVMAP_HASH, MapType::CPUMAP, MapType::XSKMAP];
+    let others = [MapType::LPM_TRIE, MapType::QUEUE, MapType::STACK, MapType::RINGBUF];
+    [arrays, hashes, targets, others].iter().any(|types| types.contains(&map_type))
+}
+
 fn of_maps(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
     let Some(template) = def.inner.as_deref() else {
         return Err(MapError::BadHandle("the map has no template of its inner maps".into()));
@@ -157,6 +166,7 @@ fn of_maps(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
     }
     match template.map_type {
         MapType::ARRAY_OF_MAPS | MapType::HASH_OF_MAPS => return Err(invalid("maps of maps cannot be inner maps")),
+        map_type if !provided(map_type) => return Err(MapError::Unsupported { name: def.name.clone(), map_type }),
         MapType::PROG_ARRAY => {
             return Err(MapError::NotPossible { operation: "being an inner map", map_type: template.map_type });
         }

@@ -152,7 +152,8 @@ impl Runtime {
 
     pub(super) fn load_object(&self, object: &Object, options: &LoadOptions, prove: Prove<'_>) -> Result<Ebpf, Error> {
         self.check_process()?;
-        let defs = with_globals(object, &options.globals)?;
+        let mut defs = with_globals(object, &options.globals)?;
+        defs.iter_mut().for_each(|def| fit_length(def, self.shared.cpus));
         let programs = link_programs(object, options, &defs)?;
         options.check_arrays(&defs)?;
         let maps = self.make_maps(&defs, &options.maps, &programs)?;
@@ -361,12 +362,35 @@ fn with_globals(object: &Object, globals: &BTreeMap<String, Vec<u8>>) -> Result<
     Ok(defs)
 }
 
+/// Gives a map the length that libbpf gives it where the object leaves that open: a perf event array without one has an entry for
+/// each CPU, and a ring buffer whole pages, a power of two of them.
+fn fit_length(def: &mut Arc<MapDef>, cpus: u32) {
+    const PAGE: u32 = 4096;
+    let wanted = match (def.map_type, def.max_entries) {
+        (MapType::PERF_EVENT_ARRAY, 0) => cpus,
+        (MapType::RINGBUF, n @ 1..=0x8000_0000) => n.next_power_of_two().max(PAGE),
+        (_, n) => n,
+    };
+    if wanted != def.max_entries {
+        Arc::make_mut(def).max_entries = wanted;
+    }
+}
+
 /// Refuses to use `existing` for `def` unless type, sizes and flags agree.
 pub(super) fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
     let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags, d.frozen);
     let (wanted, found) = (shape(def), shape(existing.def()));
     if wanted == found {
-        return Ok(());
+        // Programs are verified against the template of their own object.
+        let template = |d: &MapDef| d.inner.as_deref().map(shape);
+        let (wanted, found) = (template(def), template(existing.def()));
+        if wanted == found {
+            return Ok(());
+        }
+        return Err(Error::Options(format!(
+            "map {} cannot be reused: the object wants inner maps of (type, key, value, entries, flags, frozen) = {wanted:?}, found {found:?}",
+            def.name
+        )));
     }
     Err(Error::Options(format!(
         "map {} cannot be reused: the object wants (type, key, value, entries, flags, frozen) = {wanted:?}, found {found:?}",
@@ -400,4 +424,23 @@ pub(super) fn initial_slots<'a>(ebpf: &'a Ebpf, def: &'a MapDef) -> impl Iterato
         MapInit::Empty | MapInit::Data(_) | MapInit::Maps(_) => &[],
     };
     slots.iter().filter_map(|(index, name)| Some((*index, ebpf.program(name)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_get_the_lengths_that_libbpf_gives_them() {
+        let events = |n| (MapType::PERF_EVENT_ARRAY, n);
+        let ring = |n| (MapType::RINGBUF, n);
+        let rings =
+            [(ring(1000), 4096), (ring(4096), 4096), (ring(5000), 8192), (ring(0), 0), (ring(u32::MAX), u32::MAX)];
+        let others = [(events(0), 3), (events(2), 2), ((MapType::ARRAY, 0), 0)];
+        for ((map_type, found), wanted) in rings.into_iter().chain(others) {
+            let mut def = Arc::new(MapDef::new("m", map_type, 0, 0, found));
+            fit_length(&mut def, 3);
+            assert_eq!(def.max_entries, wanted, "{map_type} of {found}");
+        }
+    }
 }
