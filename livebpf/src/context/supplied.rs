@@ -167,7 +167,12 @@ impl Context {
             return Some(((record::UAPI + field.offset) as usize, Size::from_bytes(field.size)?));
         }
         let field = found(array).filter(|field| field.unit < field.size)?;
-        let size = if field.any_size() { Size::DW } else { Size::from_bytes(field.unit)? };
+        // Bytes without structure are 64-bit words as far as they go (`args`), else 32-bit ones (`cb`).
+        let size = match field.any_size() {
+            true if field.size.is_multiple_of(8) => Size::DW,
+            true => Size::W,
+            false => Size::from_bytes(field.unit)?,
+        };
         let at = index?.checked_mul(size.bytes())?;
         let inside = at.checked_add(size.bytes())? <= field.size;
         inside.then_some(((record::UAPI + field.offset + at) as usize, size))

@@ -219,6 +219,9 @@ fn supplied_contexts_are_the_callers_bytes() {
     let mut args = Context::for_type(ProgType::RAW_TRACEPOINT, &[]).unwrap();
     args.set("args[11]", u64::MAX).unwrap();
     assert_eq!(get(&args, &["args[11]", "args[0]"]), [u64::MAX, 0]);
+    let mut stream = Context::for_type(ProgType::SK_SKB, &[]).unwrap();
+    stream.set("cb[4]", 5).unwrap();
+    assert_eq!((stream.get("cb[4]"), stream.get("cb[5]")), (Some(5), None));
     assert!(args.set("args[12]", 0).unwrap_err().to_string().contains("has no field args[12]"));
     assert!(addr.set("user_port", 1 << 32).unwrap_err().to_string().contains("found 4294967296 for user_port"));
 }

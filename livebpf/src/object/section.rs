@@ -52,7 +52,7 @@ const fn k(name: &'static str, how: &'static str, prog_type: ProgType, attach: u
 
 use ProgType as T;
 
-/// In libbpf's order (section_defs in libbpf.c, v6.12); the first match counts.
+/// In libbpf's order (section_defs in libbpf.c, v6.12, and the sessions of v6.13); the first match counts.
 #[rustfmt::skip]
 const KINDS: &[Kind] = &[
     k("socket", "*", T::SOCKET_FILTER, 0),
@@ -71,6 +71,8 @@ const KINDS: &[Kind] = &[
     k("uretprobe.multi", "+", T::KPROBE, 48),
     k("uprobe.multi.s", "+s", T::KPROBE, 48),
     k("uretprobe.multi.s", "+s", T::KPROBE, 48),
+    k("uprobe.session", "+", T::KPROBE, 57),
+    k("uprobe.session.s", "+s", T::KPROBE, 57),
     k("ksyscall", "+", T::KPROBE, 0),
     k("kretsyscall", "+", T::KPROBE, 0),
     k("usdt", "+", T::KPROBE, 0),
@@ -191,6 +193,8 @@ mod tests {
         check("raw_tp", "raw_tracepoint", 0, "");
         check("raw_tracepoint.w/x", "raw_tracepoint_writable", 0, "");
         check("uprobe.multi.s//proc/self/exe:f", "kprobe", 48, "s");
+        check("kprobe.session/f", "kprobe", 56, "");
+        check("uprobe.session.s//bin/x:f", "kprobe", 57, "s");
         check("syscall", "syscall", 0, "s");
         check("socket1", "socket_filter", 0, "");
         check("fentry.s/bpf_fentry_test1", "tracing", 24, "s");

@@ -102,7 +102,7 @@ impl Verifier<'_> {
                 Ok(Place::Memory)
             }
             Kind::Socket(view) => {
-                self.notes.access(pc, None)?;
+                self.notes.socket(pc, view)?;
                 socket(reg, view, off, cell.size, write)?;
                 Ok(Place::Memory)
             }

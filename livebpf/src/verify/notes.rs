@@ -5,7 +5,7 @@
 
 use super::facts::{Facts, InsnFacts, TailCall};
 use super::reject::{Fail, Rule, Step};
-use crate::context::RecordAccess;
+use crate::context::{RecordAccess, SocketView};
 use crate::insn::{Pc, Reg};
 use crate::link::MapId;
 
@@ -14,6 +14,7 @@ use crate::link::MapId;
 enum Base {
     None,
     Context,
+    Socket(SocketView),
     Other,
 }
 
@@ -87,8 +88,16 @@ impl Notes {
     }
     /// A memory access through the context (with its place in the record), or through anything else.
     pub fn access(&mut self, pc: Pc, record: Option<RecordAccess>) -> Step<()> {
-        let note = &mut self.insns[pc.index()];
         let base = if record.is_some() { Base::Context } else { Base::Other };
+        self.used(pc, base, record)
+    }
+    /// A read through a pointer to a socket.
+    pub fn socket(&mut self, pc: Pc, view: SocketView) -> Step<()> {
+        self.used(pc, Base::Socket(view), None)
+    }
+    /// The kernel rewrites accesses of its own objects, so an instruction that makes one makes only such.
+    fn used(&mut self, pc: Pc, base: Base, record: Option<RecordAccess>) -> Step<()> {
+        let note = &mut self.insns[pc.index()];
         if note.base != Base::None && (note.base, note.record) != (base, record) {
             return Err(Fail::new(Rule::Context, "same insn cannot be used with different pointers"));
         }
