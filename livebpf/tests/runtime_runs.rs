@@ -341,6 +341,43 @@ fn a_helper_that_panics_ends_the_run_and_nothing_else() {
     }
 }
 
+#[test]
+fn a_panic_in_a_callback_of_a_callback_ends_the_run_and_nothing_else() {
+    for engine in ENGINES {
+        let calm = Arc::new(AtomicU32::new(0));
+        let switch = calm.clone();
+        let runtime = builder(engine)
+            .helper(helper(FIRST_CUSTOM, &[Arg::Scalar]), move |call| match switch.load(Ordering::SeqCst) {
+                0 if call.arg(0) == 3 => panic!("on purpose"),
+                _ => 0,
+            })
+            .build()
+            .unwrap();
+        let def = Arc::new(MapDef::new("table", MapType::ARRAY, 4, 8, 2));
+        // The walk through the map holds memory of its own.
+        let source = format!(
+            "r7 = 7\nr8 = 8\nr1 = map[idx:0]\nr2 = subprog[each]\nr3 = 0\nr4 = 0\ncall bpf_for_each_map_elem#164\n\
+             r0 += r7\nexit\n\
+             each:\nr6 = 6\nr7 = 1\nr1 = 5\nr2 = subprog[inner]\nr3 = 0\nr4 = 0\ncall bpf_loop#181\nr0 = 0\nexit\n\
+             inner:\nr9 = 9\ncall {FIRST_CUSTOM}\nr0 = 0\nexit"
+        );
+        let program = load(&runtime, linked("caller", &source, &[&def]));
+        let mut worker = runtime.worker().unwrap();
+        let mut packet = context(&program);
+        for _ in 0..3 {
+            calm.store(0, Ordering::SeqCst);
+            let mut result = None;
+            assert_eq!(registers_after(|| result = Some(worker.run(&program, &mut packet))), UNTOUCHED, "{engine}");
+            assert_eq!(result, Some(Err(RunError::HelperPanicked { program: "caller".to_owned() })), "{engine}");
+            runtime.barrier().unwrap();
+            calm.store(1, Ordering::SeqCst);
+            let mut result = None;
+            assert_eq!(registers_after(|| result = Some(worker.run(&program, &mut packet))), UNTOUCHED, "{engine}");
+            assert_eq!(result, Some(Ok(9)), "{engine}: the worker works on");
+        }
+    }
+}
+
 /// Dropping what somebody panicked with must not end the process.
 struct PanicsWhenDropped;
 

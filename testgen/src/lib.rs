@@ -28,6 +28,7 @@ pub mod campaign;
 pub mod checks;
 pub mod corners;
 pub mod differential;
+pub mod loops;
 pub mod mutate;
 pub mod single;
 mod source;

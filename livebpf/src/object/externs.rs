@@ -1,7 +1,7 @@
 //! Externs: what an object wants from the kernel's configuration (`.kconfig`) and symbols (`.ksyms`).
 //!
-//! There is no kernel here, but for some of its functions ([`KFUNCS`]). Other weak ones are absent, as libbpf says it of a kernel without them; a program that uses
-//! another is refused when it is linked, by name.
+//! There is no kernel here, but for some of its functions ([`KFUNCS`]). Other weak ones are absent, as libbpf says it of a
+//! kernel without them; a program that uses another is refused when it is linked, by name.
 
 use std::collections::HashMap;
 

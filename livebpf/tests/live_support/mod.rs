@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use livebpf::context::Context;
 use livebpf::helper::{Arg, Proto, Ret};
-use livebpf::insn::{Insn, Pc, text};
+use livebpf::insn::{Imm64, Insn, Pc, text};
 use livebpf::link::{FuncSig, Program as Linked, Subprogram, TypeKind};
 use livebpf::object::{MapDef, MapType, Object, ProgType, ProgramKind};
 use livebpf::runtime::{Ebpf, Engine, Error, LoadOptions, MapHandle, Program, ProgramArray, Runtime, RuntimeBuilder};
@@ -71,7 +71,7 @@ pub fn linked_as(prog_type: ProgType, name: &str, source: &str, maps: &[&Arc<Map
     let insns = text::assemble(source).unwrap_or_else(|e| panic!("{e} in {source}"));
     let mut starts = vec![Pc(0)];
     for (pc, insn) in insns.iter() {
-        if let Insn::CallSubprog { off } = insn {
+        if let Insn::CallSubprog { off } | Insn::LoadImm64 { value: Imm64::Func { off }, .. } = insn {
             starts.push(pc.jump(off).expect("a call inside the program"));
         }
     }

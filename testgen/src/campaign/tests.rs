@@ -76,3 +76,21 @@ fn numbers_do_not_tell_messages_apart() {
     assert_eq!(kind_of("R4 is 0x1f at 12\nmore"), kind_of("R5 is 0xff at 7"));
     assert_ne!(kind_of("R4 is unknown"), kind_of("R4 is known"));
 }
+
+#[test]
+fn loops_do_what_was_claimed() {
+    let mut field = Field::new(4, 0).unwrap();
+    let (mut accepted, mut counts, programs) = (0, Counts::default(), 600);
+    for seed in 0..programs {
+        let mut source = Source::seeded(seed);
+        let made = crate::loops::program(&mut source, &|prog_type| field.maps(prog_type));
+        let claims = Claims::keep(false);
+        let Ok(verified) = field.verify(&made, &claims) else { continue };
+        accepted += 1;
+        if let Err(what) = field.check(&mut source, verified, &claims, &mut counts) {
+            panic!("seed {seed}: {what}\n{:#?}", made.insns);
+        }
+    }
+    assert!(accepted > programs / 4, "{accepted} of {programs} accepted");
+    assert!(accepted < programs, "nothing is refused");
+}

@@ -9,9 +9,12 @@ use super::field::Field;
 use super::{Counts, Finding, kernel, kind_of, shrink};
 use crate::Source;
 use crate::border::{self, Border, tweak};
+use crate::loops;
 
 /// Programs made from an accepted one.
 const CHANGES: u32 = 3;
+/// One program of so many is about loops.
+const LOOPS: u64 = 8;
 /// Refusals whose kind is counted: one of so many.
 const COUNTED: u64 = 16;
 
@@ -25,7 +28,11 @@ impl Unit<'_> {
     /// Makes and checks the programs.
     pub(super) fn check(&self, field: &mut Field, counts: &mut Counts) -> Vec<Finding> {
         let mut source = Source::seeded(self.number.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        let mut program = border::program(&mut source, self.border, &|prog_type| field.maps(prog_type));
+        let maps_of = |prog_type| field.maps(prog_type);
+        let mut program = match self.number % LOOPS {
+            0 => loops::program(&mut source, &maps_of),
+            _ => border::program(&mut source, self.border, &maps_of),
+        };
         let mut findings = Vec::new();
         counts.generated += 1;
         let mut accepted = self.one(field, &program, &mut source, counts, &mut findings);
@@ -88,7 +95,8 @@ fn judge(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts
 fn judge_calmly(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts) -> (bool, Option<String>) {
     let claims = Claims::keep(false);
     let verdict = field.verify(program, &claims);
-    let to_kernel = field.kernel_share > 0 && choices.is_multiple_of(field.kernel_share);
+    let to_kernel =
+        field.kernel_share > 0 && choices.is_multiple_of(field.kernel_share) && !loops::needs_types(program);
     match verdict {
         Err(rejection) => {
             if choices.is_multiple_of(COUNTED) {
