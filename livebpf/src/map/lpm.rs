@@ -1,6 +1,6 @@
 //! Longest-prefix-match tries (kernel/bpf/lpm_trie.c), as a hash map of prefixes.
 //!
-//! A key is a 32-bit prefix length and the bytes it counts bits of. Each prefix is an element of a [`Hash`], its other bits zero;
+//! A key is a 32-bit prefix length and the bytes it counts bits of. Each prefix is an element of a [`struct@Hash`], its other bits zero;
 //! a lookup asks for the longest prefix length that is in use, then the next, and so on. So all that holds for hash maps
 //! (lookups take no lock, windows stay the map's memory) holds here; a lookup takes as many steps as there are different
 //! lengths.

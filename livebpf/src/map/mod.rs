@@ -200,6 +200,8 @@ impl Map {
     #[inline]
     pub(crate) fn lookup_address(&self, key: &[u8], cpu: u32) -> u64 {
         match &self.storage {
+            Storage::Array(array) => index(key).and_then(|i| array.value(i, cpu)).map_or(0, Slice::addr),
+            Storage::Hash(hash) => hash.lookup(key, cpu).map_or(0, Slice::addr),
             Storage::Outer(outer) => outer.address(key),
             _ => self.lookup(key, cpu).map_or(0, Slice::addr),
         }

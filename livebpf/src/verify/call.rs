@@ -163,7 +163,7 @@ impl Verifier<'_> {
         let n = reg.number();
         let expected = |what: &str| refuse(reg, format!("R{n} type={} expected={what}", value.name()));
         let packet_memory = proto.packet_memory && self.desc.packet >= Packet::Read;
-        if value.is_packet() && !packet_memory && (arg.has_size() || arg.needs_map()) {
+        if value.is_packet() && !packet_memory && (arg.has_size() || arg.needs_map() || matches!(arg, Arg::Out(_))) {
             return Err(refuse(reg, "helper access to the packet is not allowed".to_owned()));
         }
         let map = given.map;

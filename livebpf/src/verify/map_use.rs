@@ -123,6 +123,11 @@ impl Verifier<'_> {
     /// Checks that `proto` takes maps such as `map`.
     pub(super) fn map_allowed(&self, proto: &Proto, map: MapId) -> Step<()> {
         let def = self.program.map(map);
+        // No map of maps holds such maps: it cannot be made.
+        let outer = [MapType::PROG_ARRAY, MapType::ARRAY_OF_MAPS, MapType::HASH_OF_MAPS].contains(&def.map_type);
+        if map.is_template() && outer {
+            return Err(Fail::new(Rule::Unsupported, format!("unsupported: inner maps of type {}", def.map_type)));
+        }
         let fits = helpers_of(def.map_type).is_none_or(|helpers| helpers.contains(&proto.id))
             && maps_of(proto.id).is_none_or(|types| types.contains(&def.map_type));
         if !fits {
