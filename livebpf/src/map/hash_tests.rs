@@ -235,3 +235,35 @@ fn without_the_version_check_the_same_readers_are_wrong() {
     let (missed, mixed) = (wrong.missed.into_inner(), wrong.mixed.into_inner());
     assert!(missed > 0 && mixed > 0, "missed {missed}, mixed {mixed} in {lookups} lookups");
 }
+
+#[test]
+fn a_map_that_forgets_holds_each_key_once_and_whole() {
+    let kind = Kind { forgets: true, ..Kind::default() };
+    let hash = Hash::of_kind(kind, 4, 16, 32, 4).unwrap();
+    let each = if cfg!(miri) { 100u64 } else { 20_000 };
+    std::thread::scope(|scope| {
+        for cpu in 0..3u32 {
+            let hash = &hash;
+            scope.spawn(move || {
+                let mut random = Random(0x9876_5432 + u64::from(cpu));
+                for _ in 0..each {
+                    let key = random.below(100) as u32;
+                    let value = [u64::from(key), !u64::from(key)].map(u64::to_ne_bytes).concat();
+                    match random.below(4) {
+                        0 => assert!(hash.read(&key.to_ne_bytes()).is_none_or(|found| found == value)),
+                        1 => assert!(matches!(hash.delete(&key.to_ne_bytes()), Ok(()) | Err(MapError::NotFound))),
+                        2 => drop(hash.lookup(&key.to_ne_bytes(), 0).map(Slice::to_vec)),
+                        _ => hash.update(&key.to_ne_bytes(), &value[..], 0, cpu).unwrap(),
+                    }
+                }
+            });
+        }
+    });
+    let keys: Vec<Vec<u8>> = (0..=hash.bucket_mask).flat_map(|i| hash.keys_of(i).unwrap()).collect();
+    assert!(keys.len() <= 32 && keys.iter().collect::<HashSet<_>>().len() == keys.len());
+    // None was lost: as many new keys as the map can hold are all there in the end.
+    for key in 1000..1032u32 {
+        hash.update(&key.to_ne_bytes(), &[1; 16][..], 0, 0).unwrap();
+    }
+    assert_eq!(hash.len(), 32);
+}

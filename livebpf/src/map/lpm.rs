@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cell::{OutOfMemory, Slice};
 use super::hash::Hash;
+use super::spin::Spin;
 use super::{MapError, Source};
 
 /// Bytes of the prefix length.
@@ -19,8 +20,10 @@ const LENGTH: usize = 4;
 /// A trie.
 pub(super) struct Lpm {
     prefixes: Hash,
-    /// How many prefixes there are of each length.
+    /// How many prefixes there are of each length; changed under the lock.
     used: Box<[AtomicU32]>,
+    /// Held by who changes: counting a prefix and writing it are one change.
+    lock: Spin,
     max_entries: u32,
 }
 
@@ -29,7 +32,8 @@ impl Lpm {
     pub(super) fn new(key_size: u32, value_size: u32, max_entries: u32, cpus: u32) -> Result<Lpm, OutOfMemory> {
         let prefixes = Hash::new(key_size, value_size, max_entries, cpus)?;
         let lengths = (key_size as usize - LENGTH) * 8;
-        Ok(Lpm { prefixes, used: (0..=lengths).map(|_| AtomicU32::new(0)).collect(), max_entries })
+        let used = (0..=lengths).map(|_| AtomicU32::new(0)).collect();
+        Ok(Lpm { prefixes, used, lock: Spin::default(), max_entries })
     }
 
     /// The prefix length that a key begins with; `None` when it is longer than the key.
@@ -63,6 +67,7 @@ impl Lpm {
         let length = self.length(key).ok_or_else(too_long)?;
         let mut key = key.to_vec();
         cut(&mut key, length);
+        let _guard = self.lock.lock()?;
         // Counted before it can be found, so that nobody misses it.
         self.used[length].fetch_add(1, Ordering::AcqRel);
         let there = self.prefixes.lookup(&key, 0).is_some();
@@ -81,6 +86,7 @@ impl Lpm {
         let length = self.length(key).ok_or_else(too_long)?;
         let mut key = key.to_vec();
         cut(&mut key, length);
+        let _guard = self.lock.lock()?;
         self.prefixes.delete(&key)?;
         self.used[length].fetch_sub(1, Ordering::AcqRel);
         Ok(())
@@ -165,5 +171,30 @@ mod tests {
         assert_eq!(errno(trie.delete(&key(40, [0; 4]))), libc::EINVAL);
         assert_eq!(find(32, [10, 1, 2, 4]), Some(7));
         assert_eq!(trie.len(), 4);
+    }
+
+    #[test]
+    fn a_prefix_that_stays_is_found_while_others_come_and_go() {
+        let trie = Lpm::new(8, 4, 64, 2).unwrap();
+        trie.update(&key(16, [10, 1, 0, 0]), &[1; 4][..], 0, 0).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..2u8 {
+                let trie = &trie;
+                scope.spawn(move || {
+                    for n in 0..if cfg!(miri) { 50 } else { 5000u32 } {
+                        // The same lengths from both sides, and prefixes that both write.
+                        let prefix = key(16 + n % 16, [10, 2 + writer * (n % 2) as u8, (n % 7) as u8, 0]);
+                        trie.update(&prefix, &[2; 4][..], 0, writer.into()).unwrap();
+                        assert!(matches!(trie.delete(&prefix), Ok(()) | Err(MapError::NotFound)));
+                    }
+                });
+            }
+            for _ in 0..if cfg!(miri) { 50 } else { 5000 } {
+                assert_eq!(trie.lookup(&key(32, [10, 1, 7, 7])).unwrap().to_vec(), [1; 4]);
+            }
+        });
+        assert_eq!(trie.len(), 1);
+        let counted: u32 = trie.used.iter().map(|used| used.load(Ordering::Relaxed)).sum();
+        assert_eq!(counted, 1, "no length counts more prefixes than there are");
     }
 }

@@ -84,3 +84,47 @@ impl Queue {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_popped_once() {
+        for stack in [false, true] {
+            let queue = Queue::new(16, 8, stack).unwrap();
+            let each = if cfg!(miri) { 20u64 } else { 3000 };
+            let popped = std::thread::scope(|scope| {
+                for writer in 0..2u64 {
+                    let queue = &queue;
+                    scope.spawn(move || {
+                        for n in 0..each {
+                            let value = [writer * each + n, !(writer * each + n)].map(u64::to_ne_bytes).concat();
+                            while queue.push(&value[..], 0).is_err() {
+                                std::thread::yield_now();
+                            }
+                        }
+                    });
+                }
+                let mut popped = Vec::new();
+                while (popped.len() as u64) < 2 * each {
+                    let mut value = [0; 16];
+                    if queue.next(Slice::from_mut(&mut value), true).is_err() {
+                        assert_eq!(value, [0; 16]);
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    let (number, check) = value.split_at(8);
+                    let [number, check] = [number, check].map(|b| u64::from_ne_bytes(b.try_into().unwrap()));
+                    assert_eq!(number, !check, "values come in one piece");
+                    popped.push(number);
+                }
+                popped
+            });
+            let mut sorted = popped;
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..2 * each).collect::<Vec<_>>());
+            assert_eq!(queue.len(), 0);
+        }
+    }
+}
