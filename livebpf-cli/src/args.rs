@@ -44,9 +44,9 @@ Exit status: 0 done, 1 refused (the message says why), 2 usage.";
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Programs: load, loadall, show, run, dump xlated, dump jited.
+    /// Programs: load, loadall, show, run, dump xlated, dump jited, verify.
     #[command(after_help = crate::prog::HELP)]
-    Prog(CommandWords),
+    Prog(ProgWords),
     /// Maps: show, dump, lookup, update, delete.
     #[command(after_help = crate::map::HELP)]
     Map(CommandWords),
@@ -69,6 +69,35 @@ pub struct CommandWords {
     /// The command, as in bpftool: `show`, `run name PROG data_in FILE`, ...
     #[arg(value_name = "WORD")]
     pub words: Vec<String>,
+}
+
+/// The words behind `prog`, and the options of `prog verify`.
+#[derive(clap::Args, Debug)]
+pub struct ProgWords {
+    /// The command, as in bpftool: `show`, `run name PROG data_in FILE`, ...
+    #[arg(value_name = "WORD")]
+    pub words: Vec<String>,
+    /// With `verify`: print every step, in the notation of the kernel's log.
+    #[arg(long)]
+    pub log: bool,
+    /// With `verify`: by the rules for authors who are not trusted.
+    #[arg(long)]
+    pub untrusted: bool,
+    /// With `verify`: take the programs for ones of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub prog_type: Option<String>,
+}
+
+impl ProgWords {
+    /// Everything as words, as a batch has them.
+    pub fn all(&self) -> Vec<String> {
+        let mut words = self.words.clone();
+        let option = |set: bool, name: &str| set.then(|| name.to_owned());
+        words.extend(option(self.log, "--log"));
+        words.extend(option(self.untrusted, "--untrusted"));
+        words.extend(self.prog_type.iter().flat_map(|word| ["--type".to_owned(), word.clone()]));
+        words
+    }
 }
 
 /// `batch [--keep-going] file FILE`

@@ -41,8 +41,12 @@ pub fn run(args: &Args, batch: &BatchArgs, output: Output) -> Result<u8, CliErro
     for line in lines {
         let answer = execute(&mut session, &line.words);
         match &answer {
-            Ok(answer) if !output.is_json() => output::write(&answer.text)?,
-            Ok(_) => {}
+            Ok(answer) => {
+                status = status.max(answer.status);
+                if !output.is_json() {
+                    output::write(&answer.text)?;
+                }
+            }
             Err(error) => {
                 status = 1;
                 if !output.is_json() {
@@ -50,7 +54,7 @@ pub fn run(args: &Args, batch: &BatchArgs, output: Output) -> Result<u8, CliErro
                 }
             }
         }
-        let stop = answer.is_err() && !batch.keep_going;
+        let stop = answer.as_ref().map_or(true, |answer| answer.status > 0) && !batch.keep_going;
         if output.is_json() {
             answers.push(match answer {
                 Ok(answer) => json!({ "command": line.words, "output": answer.json }),

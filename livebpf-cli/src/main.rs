@@ -17,6 +17,7 @@ mod pcap;
 mod prog;
 mod run;
 mod session;
+mod verify;
 mod words;
 
 use std::process::ExitCode;
@@ -57,7 +58,7 @@ fn finish(output: Output, result: Result<u8, CliError>) -> ExitCode {
 /// Does what the command line says; answers the exit status.
 fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
     match &args.command {
-        Some(Command::Prog(words)) => one(args, output, "prog", &words.words),
+        Some(Command::Prog(prog)) => one(args, output, "prog", &prog.all()),
         Some(Command::Map(words)) => one(args, output, "map", &words.words),
         Some(Command::Batch(batch)) => batch::run(args, batch, output),
         Some(Command::Demo(demo)) => demo::run(args.engine.unwrap_or(Engine::Jit), demo, output),
@@ -73,5 +74,5 @@ fn one(args: &Args, output: Output, object: &str, words: &[String]) -> Result<u8
     let mut session = Session::new(args)?;
     let answer = session.execute(object, words)?;
     output.answer(&answer)?;
-    Ok(0)
+    Ok(answer.status)
 }

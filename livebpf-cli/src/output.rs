@@ -13,12 +13,14 @@ pub struct Answer {
     pub json: Value,
     /// For people; ends with a line feed unless it is empty.
     pub text: String,
+    /// The exit status: 1 where the question was answered with no.
+    pub status: u8,
 }
 
 impl Answer {
     /// Both forms.
     pub fn new(json: Value, text: impl Into<String>) -> Answer {
-        Answer { json, text: text.into() }
+        Answer { json, text: text.into(), status: 0 }
     }
 }
 

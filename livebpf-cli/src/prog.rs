@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::output::Answer;
 use crate::session::Session;
 use crate::words::Words;
-use crate::{dump, run};
+use crate::{dump, run, verify};
 
 /// What follows clap's own help.
 pub const HELP: &str = "\
@@ -22,28 +22,37 @@ pub const HELP: &str = "\
   prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N]
   prog dump xlated PROG [opcodes] [linum]
   prog dump jited PROG [opcodes] [linum]
+  prog verify OBJ [NAME]... [--log] [--untrusted] [--type TYPE]
 
   PROG := id N | name NAME        MAP := id N | name NAME        FILE: `-` is standard input or output
 
   livebpf prog loadall chain.o
   livebpf -o chain.o prog run name parse data_in packet.bin repeat 1000
   livebpf -o chain.o prog dump jited name parse opcodes
+  livebpf prog verify chain.o                 is each program safe, and if not, what to change
+  livebpf prog verify chain.o parse --log     every step, in the notation of the kernel's log
 
 `load` and `loadall` verify and compile; nothing stays behind when the command ends. An object's programs are run with -o or
-in a batch. With `slots` the tail calls through that program array read its slots and are never patched. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.";
+in a batch. With `slots` the tail calls through that program array read its slots and are never patched. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.
+
+`verify` checks each program on its own and loads nothing. Of a rejected one it tells the rule, the source line and instruction, the
+registers that matter and what made them, the branches that lead there, and what would help; of an accepted one the instructions
+processed, the states kept and the stack of each function. --log adds the whole trace; --untrusted applies the rules for authors
+without CAP_BPF; --type takes the programs for ones of another type. Exit status 1 if any program is rejected.";
 
 /// Carries out the words behind `prog`.
 pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
-    match words.take("`load`, `loadall`, `show`, `run` or `dump`")? {
+    match words.take("`load`, `loadall`, `show`, `run`, `dump` or `verify`")? {
         "load" => load(session, words, false),
         "loadall" => load(session, words, true),
         "show" | "list" => show(session, words),
         "run" => run::execute(session, words),
         "dump" => dump::execute(session, words),
+        "verify" => verify::execute(words),
         "help" => Ok(Answer::new(json!(HELP), format!("{HELP}\n"))),
-        other => {
-            Err(CliError::usage(format!("found {other:?} where `load`, `loadall`, `show`, `run` or `dump` is wanted")))
-        }
+        other => Err(CliError::usage(format!(
+            "found {other:?} where `load`, `loadall`, `show`, `run`, `dump` or `verify` is wanted"
+        ))),
     }
 }
 
@@ -105,7 +114,7 @@ impl Selection {
 }
 
 /// A program type by bpftool's names and libbpf's section names.
-fn program_type(word: &str) -> Result<ProgType, CliError> {
+pub fn program_type(word: &str) -> Result<ProgType, CliError> {
     let name = match word {
         "socket" => "socket_filter",
         "classifier" | "tc" | "tcx" => "sched_cls",

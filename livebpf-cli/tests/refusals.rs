@@ -75,7 +75,7 @@ fn programs_that_are_refused() {
 #[test]
 fn words_of_prog() {
     let t = &object("tailcall_1.o");
-    let verbs = "`load`, `loadall`, `show`, `run` or `dump`";
+    let verbs = "`load`, `loadall`, `show`, `run`, `dump` or `verify`";
     check(&["prog"], 2, &format!("the command ends where {verbs} is wanted"));
     check(&["prog", "attach"], 2, &format!("found \"attach\" where {verbs} is wanted"));
     check(&["prog", "load"], 2, "the command ends where an object file is wanted");
@@ -268,7 +268,7 @@ fn files_of_commands_that_cannot_be_read() {
     let binary = &scratch.file("binary", b"prog show\n\xff\n");
     check(&["batch", "file", binary], 1, &format!("{binary}: byte 10 is not UTF-8"));
     let ran = with_input(&["batch", "file", "-"], b"\n  prog frob\nprog show\n");
-    let message = "Error: -:2: found \"frob\" where `load`, `loadall`, `show`, `run` or `dump` is wanted\n";
+    let message = "Error: -:2: found \"frob\" where `load`, `loadall`, `show`, `run`, `dump` or `verify` is wanted\n";
     assert_eq!((ran.status, ran.stderr.as_str(), ran.stdout.as_str()), (1, message, ""));
 }
 

@@ -12,8 +12,9 @@ use super::log::Trace;
 use super::looping::{Counted, NONE, Tree};
 use super::memory::Cell;
 use super::notes::{Notes, registers};
+use super::origin::{Ends, Walk};
 use super::prune::{self, Compare, Mode, Names};
-use super::reject::{Decision, Fail, Rejection, Rule, Step};
+use super::reject::{Decision, Fail, Origin, Rejection, Rule, Step};
 use super::state::{Frame, Kind, State, Value};
 use super::{Options, untrusted};
 use crate::context::TypeDesc;
@@ -499,22 +500,36 @@ impl<'a> Verifier<'a> {
     /// Adds place, path and registers to a refusal.
     fn reject(&self, state: &State, pc: Pc, fail: Fail) -> Box<Rejection> {
         let mut out = Rejection::new(self.program, pc, fail.rule, fail.message);
-        out.suggestion = fail.help.map(str::to_owned);
-        out.registers =
-            registers(fail.regs).map(|r| (r, state.reg(r).shown(self.program, state.depth()).to_string())).collect();
+        if let Some(help) = fail.help {
+            out.suggestion = Some(help.to_owned());
+        }
+        // Where the rule names none, those that the instruction names.
+        let named = match fail.regs {
+            0 => out.insn.as_ref().map_or(0, cfg::mentioned),
+            regs => regs,
+        };
+        let shown = |reg: &Reg| fail.regs != 0 || state.reg(*reg).kind != Kind::Uninit;
+        out.registers = registers(named)
+            .filter(shown)
+            .map(|r| (r, state.reg(r).shown(self.program, state.depth()).to_string()))
+            .collect();
+        let mut turns = Vec::new();
         let mut at = state.trail;
-        let mut count = 0;
         while at != NONE {
             let turn = &self.trail[at as usize];
-            if count < SHOWN_PATH {
-                let line = self.program.line_at(turn.pc).cloned();
-                out.path.push(Decision { pc: turn.pc, taken: turn.taken, line });
-            }
-            count += 1;
+            turns.push((turn.pc, turn.taken));
             at = turn.before;
         }
-        out.path.reverse();
-        out.path_omitted = count - out.path.len();
+        turns.reverse();
+        out.path_omitted = turns.len().saturating_sub(SHOWN_PATH);
+        let decision = |&(pc, taken): &(Pc, bool)| Decision { pc, taken, line: self.program.line_at(pc).cloned() };
+        out.path = turns[out.path_omitted..].iter().map(decision).collect();
+        let calls = (1..=state.depth()).map(|i| state.frame(i).call_site).collect();
+        let ends = Ends { start: self.program.subprogs[self.root.0 as usize].start, end: pc, calls };
+        if let Some(walk) = Walk::new(self.program, &ends, &turns) {
+            let origin = |reg: Reg| Origin { reg, made: walk.of(reg) };
+            out.origins = registers(named).map(origin).filter(|origin| !origin.made.is_empty()).collect();
+        }
         out
     }
 }

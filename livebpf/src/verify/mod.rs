@@ -13,6 +13,7 @@ mod depth;
 mod explore;
 pub mod facts;
 mod global;
+mod help;
 mod iterator;
 mod live;
 pub mod log;
@@ -21,6 +22,7 @@ mod map_use;
 mod memory;
 mod notation;
 mod notes;
+mod origin;
 mod pointer;
 mod prune;
 mod range;
@@ -35,7 +37,7 @@ mod untrusted;
 
 pub use facts::{Facts, FuncFacts, InsnFacts, TailCall};
 pub use log::Log;
-pub use reject::{Decision, Rejection, Rule};
+pub use reject::{Decision, Origin, Place, Rejection, Rule};
 
 use crate::context;
 use crate::helper;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::help;
 use crate::insn::{Insn, Pc, Reg};
 use crate::link::{LineInfo, Program};
 
@@ -74,6 +75,32 @@ pub struct Decision {
     pub line: Option<LineInfo>,
 }
 
+/// An instruction with its source line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Where.
+    pub pc: Pc,
+    /// What; `None` where no instruction begins there.
+    pub insn: Option<Insn>,
+    /// Its source line.
+    pub line: Option<LineInfo>,
+}
+
+impl Place {
+    pub(super) fn new(program: &Program, pc: Pc) -> Place {
+        Place { pc, insn: program.insns.get(pc), line: program.line_at(pc).cloned() }
+    }
+}
+
+/// Where the content of a register comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The register.
+    pub reg: Reg,
+    /// The instructions on the path that made it, the last one first; at most four.
+    pub made: Vec<Place>,
+}
+
 /// A refused program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
@@ -97,6 +124,8 @@ pub struct Rejection {
     pub path_omitted: usize,
     /// The registers that matter there, in the kernel's notation.
     pub registers: Vec<(Reg, String)>,
+    /// What on the path made them, where that can be told.
+    pub origins: Vec<Origin>,
     /// What would make the program acceptable, where one can tell.
     pub suggestion: Option<String>,
 }
@@ -105,9 +134,11 @@ impl Rejection {
     /// A rejection at `pc` without path and registers.
     pub(crate) fn new(program: &Program, pc: Pc, rule: Rule, message: impl Into<String>) -> Box<Rejection> {
         let function = program.subprog_at(pc).map(|id| program.subprogs[id.0 as usize].name.clone());
+        let message = message.into();
+        let suggestion = help::advice(rule, &message).map(str::to_owned);
         Box::new(Rejection {
             rule,
-            message: message.into(),
+            message,
             program: program.name.clone(),
             function: function.unwrap_or_default(),
             pc,
@@ -116,7 +147,8 @@ impl Rejection {
             path: Vec::new(),
             path_omitted: 0,
             registers: Vec::new(),
-            suggestion: None,
+            origins: Vec::new(),
+            suggestion,
         })
     }
 }
@@ -130,6 +162,7 @@ fn write_line(f: &mut fmt::Formatter<'_>, line: &LineInfo) -> fmt::Result {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "program {}: {}", self.program, self.message)?;
+        write!(f, "\n  rule: {}", self.rule.name())?;
         write!(f, "\n  at instruction {}", self.pc)?;
         if let Some(insn) = self.insn {
             write!(f, " ({insn})")?;
@@ -145,6 +178,19 @@ impl fmt::Display for Rejection {
             f.write_str("\n  with")?;
             for (reg, value) in &self.registers {
                 write!(f, " R{}={value}", reg.number())?;
+            }
+        }
+        for origin in &self.origins {
+            for (i, place) in origin.made.iter().enumerate() {
+                let from = if i == 0 { format!("R{} comes from", origin.reg.number()) } else { "made from".to_owned() };
+                write!(f, "\n    {from} instruction {}", place.pc)?;
+                if let Some(insn) = place.insn {
+                    write!(f, " ({insn})")?;
+                }
+                if let Some(line) = &place.line {
+                    f.write_str(", ")?;
+                    write_line(f, line)?;
+                }
             }
         }
         if self.path_omitted > 0 {
