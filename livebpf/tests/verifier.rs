@@ -332,6 +332,18 @@ exit\nout:\nr0 = 0\nexit";
 }
 
 #[test]
+fn a_rejection_says_what_made_the_registers() {
+    let body = "reject x\nr2 = *(u32 *)(r1 + 0)\nr7 = r2\nr7 += 4\nr1 = r7\ncall sub\nexit\nfn sub static int ctx\nsub:\nr0 = *(u8 *)(r1 + 0)\nexit";
+    let refused = check(case("origin", body).program).expect_err("no check");
+    let made: Vec<u32> = refused.origins.iter().flat_map(|o| &o.made).map(|place| place.pc.0).collect();
+    assert_eq!((refused.origins[0].reg.number(), made), (1, vec![3, 2, 1, 0]));
+    let text = refused.to_string();
+    for part in ["rule: memory", "R1 comes from instruction 3 (r1 = r7)", "made from instruction 2 (r7 += 4)"] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
 fn long_programs_take_linear_time_and_little_stack() {
     let mut listing = String::from("r0 = 0\nr1 = *(u32 *)(r1 + 12)\n");
     for _ in 0..50_000 {

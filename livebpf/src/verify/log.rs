@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 use super::cfg;
 use super::explore::{To, Verifier};
@@ -67,8 +68,8 @@ pub(super) struct Trace<'a> {
     /// The state before that instruction.
     state: Option<State>,
     begin: Begin,
-    /// Where the source line shown last begins.
-    line: Option<Pc>,
+    /// The source line shown last, by file and number.
+    line: Option<(Arc<str>, u32)>,
 }
 
 impl<'a> Trace<'a> {
@@ -114,8 +115,11 @@ impl<'a> Trace<'a> {
             self.whole(program, &format!("{pc}:"), state, depth, Wanted::ALL);
             self.begin = Begin::Plain;
         }
-        if let Some(line) = program.line_at(pc).filter(|line| self.line != Some(line.pc)) {
-            self.line = Some(line.pc);
+        if let Some(line) = program
+            .line_at(pc)
+            .filter(|line| self.line.as_ref().is_none_or(|(file, n)| (file, *n) != (&line.file, line.line)))
+        {
+            self.line = Some((line.file.clone(), line.line));
             let file = line.file.rsplit('/').next().unwrap_or_default();
             self.say(&format!("; {} @ {file}:{}", line.text.trim_start(), line.line));
         }

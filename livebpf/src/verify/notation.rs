@@ -130,7 +130,9 @@ impl fmt::Display for Shown<'_> {
         }
         let mut parts = Vec::new();
         if v.id != 0 {
-            parts.push(format!("id={}", v.id));
+            // A number at a constant distance from the one that it is linked to.
+            let distance = if v.is_scalar() && v.off != 0 { format!("{:+}", v.off) } else { String::new() };
+            parts.push(format!("id={}{distance}", v.id));
         }
         if v.owner != 0 {
             parts.push(format!("ref_obj_id={}", v.owner));
@@ -252,6 +254,7 @@ mod tests {
         assert_eq!(Value { off: -16, ..Value::pointer(Kind::Stack(0)) }.to_string(), "fp-16");
         assert_eq!(Value { off: 14, range: 20, ..Value::pointer(Kind::Packet) }.to_string(), "pkt(off=14,r=20)");
         assert_eq!(Value::pointer(Kind::Ctx).to_string(), "ctx()");
+        assert_eq!(Value { id: 4, off: -5, ..Value::UNKNOWN }.to_string(), "scalar(id=4-5)");
         assert_eq!(
             Value { nullable: true, id: 3, ..Value::pointer(Kind::Mem(8)) }.to_string(),
             "mem_or_null(id=3,sz=8)"
