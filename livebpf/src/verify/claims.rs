@@ -156,20 +156,23 @@ mod on {
             let value = claim.frame.reg(*reg);
             live.reg(*reg) && !holds(claim, value, precise.reg(*reg), world.regs[reg.index()], world)
         };
-        Reg::ALL.into_iter().find(wrong).or_else(|| unequal(claim, world, live))
+        Reg::ALL.into_iter().find(wrong).or_else(|| unequal(claim, world, live, precise))
     }
 
-    /// Registers with one name hold one number, but for the distance that is known.
-    fn unequal(claim: &Claim, world: &World<'_>, live: Mask) -> Option<Reg> {
+    /// Registers with one name hold one number, but for the distance that is known, where one of them matters: a path on
+    /// which neither does may have been taken for one on which they were found equal.
+    fn unequal(claim: &Claim, world: &World<'_>, live: Mask, precise: Mask) -> Option<Reg> {
         let named = |reg: &Reg| {
             let value = claim.frame.reg(*reg);
             live.reg(*reg) && value.is_scalar() && value.id != 0
         };
         let origin = |reg: Reg| world.regs[reg.index()].wrapping_sub(claim.frame.reg(reg).off as i64 as u64);
-        Reg::ALL.into_iter().filter(named).find(|reg| {
-            let first = Reg::ALL.into_iter().filter(named).find(|r| claim.frame.reg(*r).id == claim.frame.reg(*reg).id);
-            first.is_some_and(|first| origin(first) != origin(*reg))
-        })
+        let differs = |a: Reg, b: Reg| {
+            let counts = precise.reg(a) || precise.reg(b);
+            counts && claim.frame.reg(a).id == claim.frame.reg(b).id && origin(a) != origin(b)
+        };
+        let others = |reg: &Reg| Reg::ALL.into_iter().filter(named).any(|other| differs(*reg, other));
+        Reg::ALL.into_iter().filter(named).find(others)
     }
 
     fn holds(claim: &Claim, value: &Value, precise: bool, found: u64, world: &World<'_>) -> bool {
