@@ -49,7 +49,9 @@ impl Writer<'_, '_> {
 
     /// A subprogram with a number, or a pointer to the stack, at its edge.
     pub(super) fn call_function(&mut self) {
-        let callees: Vec<usize> = (self.index + 1..=self.env.subprograms.len()).collect();
+        let callees: Vec<usize> = (self.index + 1..=self.env.subprograms.len())
+            .filter(|callee| self.env.subprograms[callee - 1].callback.is_none())
+            .collect();
         if callees.is_empty() {
             return;
         }
@@ -63,6 +65,7 @@ impl Writer<'_, '_> {
             let Some(reg) = Reg::new(i) else { break };
             match *param {
                 Param::Ctx => self.code.copy(reg, CTX),
+                Param::Opaque => self.code.set(reg, 0),
                 Param::Number => {
                     let numbers: Vec<Reg> =
                         self.regs(|what| what == What::Number).into_iter().filter(|r| !set.contains(r)).collect();

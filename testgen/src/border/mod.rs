@@ -11,6 +11,7 @@
 
 mod call;
 mod flow;
+mod held;
 mod number;
 mod place;
 pub mod tweak;
@@ -18,12 +19,15 @@ mod writer;
 
 use std::sync::Arc;
 
-use livebpf::insn::{Insn, Insns, Pc, Reg, Src, Width};
+use livebpf::insn::{Imm64, Insn, Insns, Pc, Reg, Src, Width};
 use livebpf::link::{FuncSig, Program, Subprogram, TypeKind};
 use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
 
 use crate::Source;
 use writer::{Body, Writer};
+
+/// The functions of iterators.
+const ITERATOR: [&str; 3] = ["bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"];
 
 /// Program types that are made.
 pub const TYPES: [ProgType; 4] = [ProgType::XDP, ProgType::SCHED_CLS, ProgType::SOCKET_FILTER, ProgType::CGROUP_SKB];
@@ -36,6 +40,7 @@ pub(crate) mod map {
     pub(crate) const PERCPU: usize = 3;
     pub(crate) const CALLS: usize = 4;
     pub(crate) const FROZEN: usize = 5;
+    pub(crate) const RING: usize = 6;
 }
 
 /// The maps that every generated program of `prog_type` refers to, in this order. Their names are the same for all types,
@@ -52,6 +57,7 @@ pub fn maps(prog_type: ProgType) -> Vec<Arc<MapDef>> {
         MapDef::new("percpu", MapType::PERCPU_ARRAY, 4, 8, 2),
         MapDef::new(&format!("calls_{}", prog_type.0), MapType::PROG_ARRAY, 4, 4, 4),
         frozen,
+        MapDef::new("ring", MapType::RINGBUF, 0, 0, 4096),
     ];
     maps.into_iter().map(Arc::new).collect()
 }
@@ -80,7 +86,23 @@ pub(crate) enum Param {
     Number,
     /// A pointer to so many bytes of the caller's stack.
     Buffer(u32),
+    /// Something that is not used.
+    Opaque,
 }
+
+/// What calls a callback.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Callback {
+    /// `bpf_loop`
+    Loop,
+    /// `bpf_for_each_map_elem`
+    Each,
+}
+
+/// How programs know the functions of iterators: by their place in [`Program::kfuncs`].
+pub(crate) const ITER_NEW: i32 = 1;
+pub(crate) const ITER_NEXT: i32 = 2;
+pub(crate) const ITER_DESTROY: i32 = 3;
 
 /// A subprogram before it is written.
 #[derive(Clone, Debug)]
@@ -88,6 +110,8 @@ pub(crate) struct Signature {
     pub params: Vec<Param>,
     /// Verified on its own.
     pub global: bool,
+    /// Called by a helper only.
+    pub callback: Option<Callback>,
 }
 
 /// What all functions of a program share.
@@ -101,13 +125,17 @@ pub(crate) struct Env {
 pub fn program(source: &mut Source<'_>, border: &Border, maps_of: &dyn Fn(ProgType) -> Vec<Arc<MapDef>>) -> Program {
     let prog_type = source.pick(&TYPES);
     let count = [0, 0, 0, 1, 1, 2][source.below(6) as usize];
-    let subprograms = (0..count).map(|_| signature(source)).collect();
+    let subprograms: Vec<Signature> = (0..count).map(|_| signature(source)).collect();
     let env = Env { prog_type, maps: maps_of(prog_type), subprograms };
     let bodies: Vec<Body> = (0..=count).map(|index| Writer::function(source, border, &env, index)).collect();
     assemble(&env, bodies)
 }
 
 fn signature(source: &mut Source<'_>) -> Signature {
+    if source.chance(1, 3) {
+        let callback = source.pick(&[Callback::Loop, Callback::Each]);
+        return Signature { params: held::callback_params(callback), global: false, callback: Some(callback) };
+    }
     let global = source.chance(1, 3);
     let mut params = Vec::new();
     if source.chance(2, 3) {
@@ -120,7 +148,7 @@ fn signature(source: &mut Source<'_>) -> Signature {
             _ => Param::Number,
         });
     }
-    Signature { params, global }
+    Signature { params, global, callback: None }
 }
 
 /// The functions that are called, one after the other.
@@ -148,10 +176,16 @@ fn assemble(env: &Env, bodies: Vec<Body>) -> Program {
         });
     }
     for (pc, callee) in calls {
-        insns.replace(pc, Insn::CallSubprog { off: starts[callee].0 as i32 - pc.0 as i32 - 1 });
+        let off = starts[callee].0 as i32 - pc.0 as i32 - 1;
+        let insn = match insns.get(pc) {
+            Some(Insn::LoadImm64 { dst, .. }) => Insn::LoadImm64 { dst, value: Imm64::Func { off } },
+            _ => Insn::CallSubprog { off },
+        };
+        insns.replace(pc, insn);
     }
     let bare = Program::bare("border", ProgramKind::new(env.prog_type), insns);
-    Program { subprogs, maps: env.maps.clone(), license: "Dual MIT/GPL".to_owned(), ..bare }
+    let kfuncs = ITERATOR.map(str::to_owned).to_vec();
+    Program { subprogs, kfuncs, maps: env.maps.clone(), license: "Dual MIT/GPL".to_owned(), ..bare }
 }
 
 /// The signature that BTF would give.
@@ -165,7 +199,7 @@ fn btf(env: &Env, signature: Option<&Signature>) -> FuncSig {
         Some(signature) => {
             let kind = |param: &Param| match *param {
                 Param::Ctx => context.clone(),
-                Param::Number => number(8),
+                Param::Number | Param::Opaque => number(8),
                 Param::Buffer(16) => TypeKind::Ptr(Box::new(TypeKind::Struct { name: "pair".to_owned(), size: 16 })),
                 Param::Buffer(size) => TypeKind::Ptr(Box::new(number(size))),
             };

@@ -110,6 +110,7 @@ impl<'w, 's> Writer<'w, 's> {
                 Param::Ctx => What::Ctx,
                 Param::Number => What::Number,
                 Param::Buffer(bytes) => What::Memory(bytes),
+                Param::Opaque => continue,
             };
             self.put(reg, what);
             if *param == Param::Ctx {
@@ -144,7 +145,8 @@ impl<'w, 's> Writer<'w, 's> {
             for reg in &numbers[1..] {
                 self.code.alu(livebpf::insn::AluOp::Xor, Reg::R0, Src::Reg(*reg));
             }
-            if self.index == 0 && self.env.prog_type == ProgType::CGROUP_SKB && !self.slip() {
+            let one_bit = self.index == 0 && self.env.prog_type == ProgType::CGROUP_SKB || self.is_callback();
+            if one_bit && !self.slip() {
                 self.code.alu(livebpf::insn::AluOp::And, Reg::R0, Src::Imm(1));
             }
         } else {
@@ -155,6 +157,10 @@ impl<'w, 's> Writer<'w, 's> {
         self.code.bind(out);
         self.code.set(Reg::R0, 1);
         self.code.push(Insn::Exit);
+    }
+
+    fn is_callback(&self) -> bool {
+        self.index.checked_sub(1).is_some_and(|i| self.env.subprograms[i].callback.is_some())
     }
 
     /// True where something is to be done wrong.
@@ -199,7 +205,7 @@ impl<'w, 's> Writer<'w, 's> {
         if self.slip() {
             return self.any_instruction();
         }
-        match self.source.below(32) {
+        match self.source.below(38) {
             0..=2 => drop(self.new_number(&[])),
             3..=7 => self.arithmetic(),
             8..=11 => self.indexed_access(),
@@ -219,6 +225,10 @@ impl<'w, 's> Writer<'w, 's> {
             28 => self.context_access(),
             29 => self.move_packet(),
             30 => self.map_update(),
+            32 => self.record(),
+            33 => self.iterate(depth),
+            34 if depth < 1 => self.perhaps_loop(),
+            35 | 36 => self.call_back(),
             _ => self.stack_bytes(),
         }
     }

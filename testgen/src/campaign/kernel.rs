@@ -148,7 +148,7 @@ impl Kernel {
 
     /// A program that is refused here.
     pub(super) fn beside_refusal(&self, program: &Program, ours: &Rejection, verdicts: &mut Verdicts) {
-        if has_globals(program) {
+        if needs_btf(program) {
             return;
         }
         match self.load(program) {
@@ -162,7 +162,7 @@ impl Kernel {
 
     /// A program that is accepted here: what is wrong with that.
     pub(super) fn beside_acceptance(&self, program: &Program, verdicts: &mut Verdicts) -> Option<String> {
-        if has_globals(program) {
+        if needs_btf(program) {
             return None;
         }
         match self.load(program) {
@@ -182,10 +182,13 @@ impl Kernel {
     }
 }
 
-/// The kernel takes functions' signatures from BTF, which is not passed on: without it a function is a static one, and those that
-/// are verified on their own here may be accepted there for how they are called.
-fn has_globals(program: &Program) -> bool {
-    program.subprogs.iter().skip(1).any(|sub| sub.global)
+/// The kernel takes signatures from BTF, which is not passed on: without it a function is a static one, and those that are
+/// verified on their own here may be accepted there for how they are called; there are no callbacks and no iterators.
+fn needs_btf(program: &Program) -> bool {
+    let named = |insn| {
+        matches!(insn, Insn::CallKfunc { .. } | Insn::LoadImm64 { value: livebpf::insn::Imm64::Func { .. }, .. })
+    };
+    program.subprogs.iter().skip(1).any(|sub| sub.global) || program.insns.iter().any(|(_, insn)| named(insn))
 }
 
 fn tail(log: &str) -> String {

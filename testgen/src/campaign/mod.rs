@@ -86,6 +86,8 @@ pub struct Counts {
     pub runs: u64,
     /// Programs that can see an address or a clock: run, R0 and maps not compared.
     pub incomparable: u64,
+    /// Programs whose loops were left after many passes: a helper, an iterator or `may_goto` ends them much later.
+    pub long: u64,
     /// Refusals by rule and message, numbers removed.
     pub refused: BTreeMap<String, u64>,
     /// Verdicts beside the kernel's.
@@ -106,6 +108,7 @@ impl Counts {
         self.every_number += other.every_number;
         self.runs += other.runs;
         self.incomparable += other.incomparable;
+        self.long += other.long;
         for (message, count) in other.refused {
             *self.refused.entry(message).or_default() += count;
         }
@@ -128,8 +131,8 @@ impl fmt::Display for Counts {
         )?;
         writeln!(
             f,
-            "runs {} in each engine, of programs with every number compared {}, not comparable {}",
-            self.runs, self.every_number, self.incomparable
+            "runs {} in each engine, of programs with every number compared {}, not comparable {}, left before their end {}",
+            self.runs, self.every_number, self.incomparable, self.long
         )?;
         let mut refused: Vec<_> = self.refused.iter().collect();
         refused.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -1,12 +1,15 @@
 //! Makes a program that shows a mistake as small as it goes: instructions are taken out as long as it still shows it.
 
+use std::time::{Duration, Instant};
+
 use livebpf::insn::{Insn, Pc, Src};
 use livebpf::link::Program;
 
 use crate::border::tweak;
 
-/// Attempts, at most.
+/// Attempts, at most, and for how long.
 const ATTEMPTS: u32 = 4_000;
+const TIME: Duration = Duration::from_secs(10);
 
 /// The smallest program found, and what is wrong with it; `still` says what is wrong with a program, where it is the same.
 pub(super) fn shrink(
@@ -15,10 +18,10 @@ pub(super) fn shrink(
     still: &mut dyn FnMut(&Program) -> Option<String>,
 ) -> (Program, String) {
     let (mut small, mut what) = (program.clone(), what.to_owned());
-    let mut attempts = 0;
+    let (mut attempts, begin) = (0, Instant::now());
     let mut try_one = |candidate: Program, small: &mut Program, what: &mut String| {
         attempts += 1;
-        if attempts > ATTEMPTS {
+        if attempts > ATTEMPTS || begin.elapsed() > TIME {
             return false;
         }
         let Some(found) = still(&candidate) else { return false };

@@ -68,6 +68,15 @@ impl Code {
         self.jumps.push((Pc(self.insns.len()), to));
         self.push(Insn::Jmp { cond, width, dst, src, off: 0 });
     }
+    pub(crate) fn may_goto(&mut self, to: Label) {
+        self.jumps.push((Pc(self.insns.len()), to));
+        self.push(Insn::MayGoto { off: 0 });
+    }
+    /// The address of the function numbered `callee`.
+    pub(crate) fn function(&mut self, dst: Reg, callee: usize) {
+        self.calls.push((Pc(self.insns.len()), callee));
+        self.push(Insn::LoadImm64 { dst, value: Imm64::Func { off: 0 } });
+    }
     /// A call of the function numbered `callee`.
     pub(crate) fn call(&mut self, callee: usize) {
         self.calls.push((Pc(self.insns.len()), callee));
@@ -84,6 +93,7 @@ impl Code {
             let off = i16::try_from(i64::from(target.0) - i64::from(pc.0) - 1).expect("functions are short");
             let insn = match self.insns.get(pc) {
                 Some(Insn::Jmp { cond, width, dst, src, .. }) => Insn::Jmp { cond, width, dst, src, off },
+                Some(Insn::MayGoto { .. }) => Insn::MayGoto { off },
                 _ => Insn::Ja { off },
             };
             self.insns.replace(pc, insn);
