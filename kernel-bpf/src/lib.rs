@@ -48,7 +48,7 @@ pub enum Error {
         log: String,
     },
     /// A map of a type that this crate does not make.
-    #[error("map {name} is of type {found}, wanted hash, array, prog_array, lru_hash or ringbuf")]
+    #[error("map {name} is of type {found}, wanted hash, array, prog_array or lru_hash")]
     MapType {
         /// The map's name.
         name: String,

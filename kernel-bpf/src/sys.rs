@@ -123,8 +123,7 @@ fn name(text: &str) -> [u8; NAME] {
 }
 
 /// Map types whose keys and values have exactly the sizes that they are created with.
-pub const PLAIN_MAPS: [MapType; 5] =
-    [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH, MapType::RINGBUF];
+pub const PLAIN_MAPS: [MapType; 4] = [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH];
 
 /// Other types that programs can be given, but whose elements are not read or written from here: values of other sizes, or none.
 pub const PROGRAMS_MAPS: [MapType; 12] = [

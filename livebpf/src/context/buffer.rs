@@ -14,7 +14,6 @@
 
 use thiserror::Error;
 
-use super::describe::variants;
 use super::{ContextDesc, FieldKind, describe, record, supplied};
 use crate::insn::Size;
 use crate::map::cell::{Bytes, OutOfMemory, Slice};
@@ -481,7 +480,8 @@ fn every_field(kind: Kind, name: &str) -> Option<&'static super::Field> {
         Kind::SkbL2 | Kind::SkbL3 => &[ProgType::SCHED_CLS, ProgType::CGROUP_SKB],
         Kind::Flow | Kind::Raw => &[],
     };
-    types.iter().flat_map(|t| variants(*t)).find_map(|desc| desc.context.field(name))
+    // These look the same to all attach types.
+    types.iter().filter_map(|t| describe(*t)).find_map(|desc| desc.context.field(name))
 }
 
 /// `cb[3]` → (`cb`, 3).

@@ -56,7 +56,7 @@ pub(super) fn variants(prog_type: ProgType) -> Vec<&'static TypeDesc> {
     let mut found: Vec<&'static TypeDesc> = Vec::new();
     for attach in 0..AttachType::COUNT {
         let kind = ProgramKind { attach_type: AttachType(attach), ..ProgramKind::new(prog_type) };
-        if let Some(desc) = describe_kind(&kind).filter(|desc| !found.contains(desc)) {
+        if let Some(desc) = describe_kind(&kind).filter(|desc| !found.iter().any(|known| std::ptr::eq(*known, *desc))) {
             found.push(desc);
         }
     }
