@@ -47,7 +47,7 @@ mod on {
     use crate::map::Map;
 
     /// States kept for one instruction; beyond, nothing is claimed there.
-    const MOST: usize = 64;
+    const MOST: usize = 32;
 
     /// Which states were explored where.
     pub struct Claims {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use livebpf_testgen::campaign::{self, Plan};
 
 const USAGE: &str = "usage: soundness [--programs N] [--seed S] [-j THREADS] [--inputs N] [--slips N] [--steps N]
-                 [--kernel SHARE] [--findings N] [--unit N]
+                 [--second SHARE] [--limit N] [--kernel SHARE] [--findings N] [--unit N]
 
   --programs N    programs to verify (10000)
   --seed S        where to begin (1)
@@ -14,6 +14,8 @@ const USAGE: &str = "usage: soundness [--programs N] [--seed S] [-j THREADS] [--
   --inputs N      inputs per accepted program (4)
   --slips N       mistakes per thousand opportunities (12)
   --steps N       steps of a main function, at most (12)
+  --second SHARE  one accepted program of so many is verified with every number counting, too (1)
+  --limit N       instructions that the verifier may look at (1000000)
   --kernel SHARE  one program of so many goes to the kernel as well (0: none); needs bpf(2)
   --findings N    ends after so many findings (10)
   --unit N        only this unit";
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
             "--inputs" => plan.inputs = value as u32,
             "--slips" => plan.border.slips = value as u32,
             "--steps" => plan.border.steps = value as u32,
+            "--second" => plan.second_share = value,
+            "--limit" => plan.limit = value,
             "--kernel" => plan.kernel_share = value,
             "--findings" => plan.most_findings = value as usize,
             "--unit" => (plan.seed, plan.programs) = (value, 1),
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
     match campaign::run(&plan) {
         Ok((counts, findings)) => {
             let seconds = begin.elapsed().as_secs_f64();
-            println!("seed {}, {} threads, {} inputs, {:?}", plan.seed, plan.threads, plan.inputs, plan.border);
+            println!("{plan:?}");
             print!("{counts}");
             println!(
                 "{seconds:.0} s, {:.0} programs a second, {} findings",

@@ -12,7 +12,7 @@ use livebpf::verify::{self, Options, Rejection, Rule, Trust, Verified};
 
 use super::inputs::{Input, Pool};
 use super::kernel::Kernel;
-use super::{Counts, Maps};
+use super::{Counts, Maps, Plan};
 use crate::Source;
 use crate::border::{self, TYPES};
 use crate::loops::may_be_long;
@@ -52,16 +52,15 @@ pub struct Field {
     worker: Worker,
     helpers: Table,
     places: Vec<Place>,
-    inputs: u32,
     pub(super) kernel: Option<Kernel>,
-    pub(super) kernel_share: u64,
+    pub(super) plan: Plan,
     loads: u64,
 }
 
 impl Field {
     /// # Errors
     /// Where the system refuses executable memory.
-    pub fn new(inputs: u32, kernel_share: u64) -> Result<Field, String> {
+    pub fn new(plan: &Plan) -> Result<Field, String> {
         let text = |error: livebpf::runtime::Error| error.to_string();
         let runtime = Runtime::builder().engine(Engine::Jit).cpus(1).code_bytes(CODE_BYTES).build().map_err(text)?;
         let worker = runtime.worker().map_err(|error| error.to_string())?;
@@ -69,8 +68,8 @@ impl Field {
         for prog_type in TYPES {
             places.push(Place::new(&runtime, prog_type, places.first())?);
         }
-        let kernel = if kernel_share > 0 { Some(Kernel::new()?) } else { None };
-        Ok(Field { runtime, worker, helpers: Table::builtin(), places, inputs, kernel, kernel_share, loads: 0 })
+        let kernel = if plan.kernel_share > 0 { Some(Kernel::new()?) } else { None };
+        Ok(Field { runtime, worker, helpers: Table::builtin(), places, kernel, plan: plan.clone(), loads: 0 })
     }
 
     /// The maps of programs of this type.
@@ -84,7 +83,7 @@ impl Field {
 
     /// Verifies.
     pub(super) fn verify(&self, program: &Program, claims: &Claims) -> Result<Verified, Box<Rejection>> {
-        let options = Options { claims: Some(claims), ..Options::new(&self.helpers) };
+        let options = Options { claims: Some(claims), limit: self.plan.limit, ..Options::new(&self.helpers) };
         verify::verify(program.clone(), &options)
     }
 
@@ -97,15 +96,10 @@ impl Field {
         counts: &mut Counts,
     ) -> Result<(), String> {
         let program = verified.program().clone();
-        let every = Claims::keep(true);
-        let second = Options { limit: SECOND_LOOK, claims: Some(&every), ..Options::new(&self.helpers) };
-        let every = match verify::verify(program.clone(), &second) {
-            Ok(_) => {
-                counts.every_number += 1;
-                Some(every)
-            }
-            Err(rejection) if rejection.rule == Rule::Termination => None,
-            Err(rejection) => return Err(format!("accepted, but refused with every number counting: {rejection}")),
+        let every = if source.u64().is_multiple_of(self.plan.second_share.max(1)) {
+            self.second_look(&program, counts)?
+        } else {
+            None
         };
         let watched: Vec<&Claims> = [Some(claims), every.as_ref()].into_iter().flatten().collect();
         let pool = Pool::of(&program);
@@ -118,7 +112,7 @@ impl Field {
         let loaded = ebpf.program(&program.name).ok_or("the program is not there")?;
         let used = used_maps(&program);
         let long = may_be_long(&program);
-        for _ in 0..self.inputs {
+        for _ in 0..self.plan.inputs {
             let input = pool.input(source, prog_type);
             place.prepare(&input, &used)?;
             let limits = Limits { max_insns: if long { LONG_BUDGET } else { BUDGET } };
@@ -143,6 +137,20 @@ impl Field {
             }
         }
         Ok(())
+    }
+
+    /// Verifies once more, with every number counting; `None` where that takes too long.
+    fn second_look(&self, program: &Program, counts: &mut Counts) -> Result<Option<Claims>, String> {
+        let every = Claims::keep(true);
+        let options = Options { limit: SECOND_LOOK, claims: Some(&every), ..Options::new(&self.helpers) };
+        match verify::verify(program.clone(), &options) {
+            Ok(_) => {
+                counts.every_number += 1;
+                Ok(Some(every))
+            }
+            Err(rejection) if rejection.rule == Rule::Termination => Ok(None),
+            Err(rejection) => Err(format!("accepted, but refused with every number counting: {rejection}")),
+        }
     }
 
     /// Code that was loaded goes after a grace period; now and then it is waited for.

@@ -44,6 +44,10 @@ pub struct Plan {
     pub threads: u32,
     /// Inputs per accepted program.
     pub inputs: u32,
+    /// One accepted program of so many is verified once more with every number counting, and all its numbers are compared.
+    pub second_share: u64,
+    /// Instructions that the verifier may look at; what takes more counts as refused.
+    pub limit: u64,
     /// One program of so many goes to the kernel as well; 0: none.
     pub kernel_share: u64,
     /// Findings after which it ends.
@@ -61,6 +65,8 @@ impl Default for Plan {
             seed: 1,
             threads: 1,
             inputs: 4,
+            second_share: 1,
+            limit: 1_000_000,
             kernel_share: 0,
             most_findings: 10,
             border: Border::default(),
@@ -227,7 +233,7 @@ fn work(
     stop: &AtomicBool,
     all: &Mutex<(Counts, Vec<Finding>)>,
 ) -> Result<(), String> {
-    let mut field = Field::new(plan.inputs, plan.kernel_share)?;
+    let mut field = Field::new(plan)?;
     while !stop.load(Ordering::Relaxed) && done.load(Ordering::Relaxed) < plan.programs {
         let mut counts = Counts::default();
         let mut findings = Vec::new();

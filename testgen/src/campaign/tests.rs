@@ -19,7 +19,7 @@ fn made(field: &Field, then: &str) -> Program {
 
 /// What comes out when `run` runs and what is claimed is what was claimed of `claimed`, from any of some seeds.
 fn noticed(claimed: &str, run: &str) -> Option<String> {
-    let mut field = Field::new(8, 0).unwrap();
+    let mut field = Field::new(&Plan { inputs: 8, ..Plan::default() }).unwrap();
     let (other, claims) = (made(&field, claimed), Claims::keep(false));
     field.verify(&other, &claims).expect("accepted");
     let program = made(&field, run);
@@ -61,7 +61,7 @@ fn copies_that_are_not_equal_are_noticed() {
 #[test]
 fn a_mistake_is_made_small() {
     // As if every program with a certain instruction were wrong.
-    let field = Field::new(1, 0).unwrap();
+    let field = Field::new(&Plan::default()).unwrap();
     let whole = crate::border::program(&mut Source::seeded(11), &Border::default(), &|t| field.maps(t));
     let wanted = whole.insns.iter().last().map(|(_, insn)| insn).unwrap();
     let mut still =
@@ -79,7 +79,7 @@ fn numbers_do_not_tell_messages_apart() {
 
 #[test]
 fn loops_do_what_was_claimed() {
-    let mut field = Field::new(4, 0).unwrap();
+    let mut field = Field::new(&Plan::default()).unwrap();
     let (mut accepted, mut counts, programs) = (0, Counts::default(), 600);
     for seed in 0..programs {
         let mut source = Source::seeded(seed);

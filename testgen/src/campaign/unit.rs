@@ -95,8 +95,7 @@ fn judge(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts
 fn judge_calmly(field: &mut Field, program: &Program, choices: u64, counts: &mut Counts) -> (bool, Option<String>) {
     let claims = Claims::keep(false);
     let verdict = field.verify(program, &claims);
-    let to_kernel =
-        field.kernel_share > 0 && choices.is_multiple_of(field.kernel_share) && !loops::needs_types(program);
+    let to_kernel = field.plan.kernel_share > 0 && choices.is_multiple_of(field.plan.kernel_share);
     match verdict {
         Err(rejection) => {
             if choices.is_multiple_of(COUNTED) {
