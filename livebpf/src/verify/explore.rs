@@ -417,8 +417,9 @@ impl<'a> Verifier<'a> {
                     return Ok(true);
                 }
             } else if counted.is_none_or(|c| c == Counted::Budget)
-                && entry.state.same_progress(state)
+                && entry.state.passes == state.passes
                 && self.compare.states(&entry.state, state, pc, self.masks, Mode::Same)
+                && entry.state.same_progress(state)
             {
                 return Err(Fail::new(Rule::Termination, format!("infinite loop detected at insn {pc}"))
                     .help("nothing that the loop's condition depends on changes"));

@@ -326,7 +326,7 @@ impl State {
             None => &mut self.cur,
         }
     }
-    /// Nothing that is counted lies between the two.
+    /// Nothing that is counted lies between the two. Looks at all slots: for states that are the same otherwise.
     pub fn same_progress(&self, other: &State) -> bool {
         let items = |state: &State, i: usize, n: usize| state.frame(i).slot(n).iterator().map(|it| it.items);
         let same = |i: usize, n: usize| match items(self, i, n) {
