@@ -403,6 +403,10 @@ impl Verifier<'_> {
         let place = self.place(state, pc, cell, true)?;
         let mut old = Value::scalar(Scalar::unsigned_bits(size.bits()));
         if let Place::Stack(span) = place {
+            if span.min != span.max {
+                let text = "variable offset stack pointer cannot be passed into helper function";
+                return Err(invalid(base, text.to_owned()).help("an atomic operation on the stack needs a fixed place"));
+            }
             if let Some(dst) = super::cfg::written(insn) {
                 self.reads_outside(state, pc, dst, &span);
             }

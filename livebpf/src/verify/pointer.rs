@@ -108,7 +108,8 @@ fn offset(op: AluOp, reg: Reg, ptr: &Value, num: &Scalar, new_id: impl FnOnce() 
         _ => i64::from(ptr.off).checked_add(x),
     });
     if let Some(off) = moved.and_then(|off| i32::try_from(off).ok()) {
-        if out.off != off && out.past_end() {
+        // What is not below the end stays so when it moves up.
+        if off < out.off && out.past_end() {
             out.range = 0;
         }
         out.off = off;
