@@ -432,6 +432,15 @@ impl Insns {
     pub fn get(&self, pc: Pc) -> Option<Insn> {
         self.slots.get(pc.index()).copied().flatten()
     }
+    /// The instruction in front of `pc`, and where it begins.
+    pub fn before(&self, pc: Pc) -> Option<(Pc, Insn)> {
+        let one = Pc(pc.0.checked_sub(1)?);
+        if let Some(insn) = self.get(one) {
+            return Some((one, insn));
+        }
+        let two = Pc(one.0.checked_sub(1)?);
+        self.get(two).map(|insn| (two, insn))
+    }
     /// Replaces the instruction at `pc` by one of the same number of slots.
     ///
     /// # Panics

@@ -2,6 +2,8 @@
 
 use super::alu;
 use super::explore::Verifier;
+use super::history::Place;
+use super::live::Mask;
 use super::reject::Step;
 use super::scalar::{self, Scalar};
 use super::state::{AT_END, Kind, PAST_END, State, Value};
@@ -30,7 +32,7 @@ impl Verifier<'_> {
             let pointer = if a.is_pointer() { a } else { b };
             let equal_is_taken = cond == Cond::Eq;
             // That the other side is zero decides what is learnt.
-            self.demand_numbers(pc, &[(dst, &a)], src, &b);
+            self.demand_numbers(state, pc, &[(dst, &a)], src, &b);
             if pointer.nullable {
                 return Ok(null_check(state, &pointer, equal_is_taken));
             }
@@ -78,14 +80,14 @@ impl Verifier<'_> {
         }
     }
 
-    fn demand_numbers(&mut self, pc: Pc, regs: &[(Reg, &Value)], src: Src, b: &Value) {
+    fn demand_numbers(&mut self, state: &State, pc: Pc, regs: &[(Reg, &Value)], src: Src, b: &Value) {
         for (reg, value) in regs {
             if value.is_scalar() {
-                self.demand(pc, *reg);
+                self.demand(state, pc, *reg);
             }
         }
         if let (Src::Reg(reg), true) = (src, b.is_scalar()) {
-            self.demand(pc, reg);
+            self.demand(state, pc, reg);
         }
     }
 
@@ -103,17 +105,19 @@ impl Verifier<'_> {
             false => scalar::decide(cond, width, &a.num, &b.num),
         };
         if let Some(taken) = decided {
-            self.demand_numbers(pc, &[(dst, a)], src, b);
+            self.demand_numbers(state, pc, &[(dst, a)], src, b);
             return self.one_side(state, taken, dst, src);
         }
         if same {
             return Sides { taken: Some(state.clone()), fall: true };
         }
         let sides = [false, true].map(|taken| scalar::refine(cond, width, taken, &a.num, &b.num));
-        let shared = matches!(src, Src::Reg(_)) || state.any(|v| distant(v, a) || distant(v, b));
-        let linked = shared && (a.id != 0 || b.id != 0) && self.linked_matter(state, pc, (dst, a), (src, b));
-        if linked || sides.iter().any(Option::is_none) {
-            self.demand_numbers(pc, &[(dst, a)], src, b);
+        if sides.iter().any(Option::is_none) {
+            self.demand_numbers(state, pc, &[(dst, a)], src, b);
+        }
+        for id in [a.id, b.id].into_iter().filter(|id| *id != 0) {
+            let places: Vec<Place> = linked_places(state, id);
+            self.history.learnt(&mut state.at, pc, places.into_iter());
         }
         let mut taken = sides[1].is_some().then(|| state.clone());
         let fall = sides[0].is_some();
@@ -162,6 +166,26 @@ fn learn(state: &mut State, reg: Reg, before: &Value, num: Scalar) {
         );
     }
     state.cur.regs[reg.index()].num = num;
+}
+
+/// Everything that holds the number called `id`.
+fn linked_places(state: &State, id: u32) -> Vec<Place> {
+    let same = |v: &Value| v.is_scalar() && v.id == id;
+    let mut out = Vec::new();
+    for i in 0..=state.depth() {
+        let frame = state.frame(i);
+        let mut mask = Mask::default();
+        for (n, _) in frame.regs.iter().enumerate().filter(|(_, v)| same(v)) {
+            mask.regs |= 1 << n;
+        }
+        for (n, _) in frame.stack.iter().enumerate().filter(|(_, s)| s.spilled() > 0 && same(&s.spill)) {
+            mask.slots |= 1 << n;
+        }
+        if mask != Mask::default() {
+            out.push(Place { frame: i as u8, mask });
+        }
+    }
+    out
 }
 
 /// `pointer == NULL` or not: resolves every copy of it.

@@ -3,6 +3,7 @@
 use super::Trust;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
+use super::history::Way;
 use super::memory::unmodified;
 use super::range::R64;
 use super::reject::{Fail, MEMORY, Rule, Step};
@@ -69,7 +70,7 @@ impl Verifier<'_> {
             });
             let index = index.filter(|index| *index < self.program.map(map).max_entries);
             if index.is_some() {
-                self.demand(pc, Reg::R3);
+                self.demand(state, pc, Reg::R3);
             }
             self.notes.map(pc, map, index);
         }
@@ -79,7 +80,7 @@ impl Verifier<'_> {
         self.notes.changes_packet |= proto.changes_packet;
         if id == helper::id::TAIL_CALL {
             state.check_leak("tail_call", true)?;
-            self.tail_called(state)?;
+            self.tail_called(state, pc)?;
         }
         if proto.changes_packet {
             state.forget_packet(self.options.trust);
@@ -203,7 +204,7 @@ impl Verifier<'_> {
             Arg::ConstStr => self.constant_text(state, reg),
             Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut => {
                 if value.is_scalar() {
-                    self.demand(pc, reg);
+                    self.demand(state, pc, reg);
                 }
                 let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull) && value.is_null();
                 if value.is_pointer() || null { Ok(()) } else { Err(expected(MEMORY)) }
@@ -213,7 +214,7 @@ impl Verifier<'_> {
                 if !value.is_scalar() {
                     return Err(expected("scalar"));
                 }
-                self.demand(pc, reg);
+                self.demand(state, pc, reg);
                 let text = format!("R{n} is not a known constant'");
                 given.size = value.num.known().filter(|size| *size < MAX_RECORD).ok_or_else(|| refuse(reg, text))?;
                 Ok(())
@@ -235,7 +236,7 @@ impl Verifier<'_> {
             Arg::Callback => Err(expected("func")),
             Arg::StackOrNull => {
                 if value.is_scalar() {
-                    self.demand(pc, reg);
+                    self.demand(state, pc, reg);
                 }
                 if matches!(value.kind, Kind::Stack(_)) || value.is_null() { Ok(()) } else { Err(expected("fp")) }
             }
@@ -249,7 +250,7 @@ impl Verifier<'_> {
         if !value.is_scalar() {
             return Err(refuse(reg, format!("R{n} type={} expected=scalar", value.name())));
         }
-        self.demand(pc, reg);
+        self.demand(state, pc, reg);
         let r = value.num.r;
         if r.smin < 0 {
             let text = format!("R{n} min value is negative, either use unsigned or 'var &= const'");
@@ -279,7 +280,7 @@ impl Verifier<'_> {
     }
 
     /// The other outcome of a tail call: this function ends, with any number as its result.
-    fn tail_called(&mut self, state: &State) -> Step<()> {
+    fn tail_called(&mut self, state: &State, pc: Pc) -> Step<()> {
         if state.depth() == 0 {
             return Ok(());
         }
@@ -287,12 +288,13 @@ impl Verifier<'_> {
         gone.set(Reg::R0, Value::UNKNOWN);
         gone.forget_packet(self.options.trust);
         let back = pop(&mut gone);
+        self.history.went(&mut gone.at, pc, back, Way::Left, gone.callers.len());
         self.later(gone, back);
         Ok(())
     }
 
     /// `BPF_LD_ABS` and `BPF_LD_IND`: a packet load that ends the function with 0 where the packet is too short.
-    pub(super) fn legacy_load(&mut self, state: &mut State, size: Size, index: Option<Reg>) -> Step<()> {
+    pub(super) fn legacy_load(&mut self, state: &mut State, pc: Pc, size: Size, index: Option<Reg>) -> Step<()> {
         let types = [ProgType::SOCKET_FILTER, ProgType::SCHED_CLS, ProgType::SCHED_ACT];
         if !types.contains(&self.desc.prog_type) {
             return Err(Fail::new(Rule::Context, "BPF_LD_[ABS|IND] instructions not allowed for this program type"));
@@ -313,6 +315,7 @@ impl Verifier<'_> {
             let mut short = state.clone();
             short.set(Reg::R0, Value::constant(0));
             let back = pop(&mut short);
+            self.history.went(&mut short.at, pc, back, Way::Left, short.callers.len());
             self.later(short, back);
         }
         state.clobber();
@@ -342,6 +345,7 @@ impl Verifier<'_> {
         state.set(Reg::R0, Value::UNINIT);
         let caller = std::mem::replace(&mut state.cur, frame);
         state.callers.push(std::rc::Rc::new(caller));
+        self.history.went(&mut state.at, pc, sub.start, Way::Call, state.callers.len());
         Ok(To::Next(sub.start))
     }
 
@@ -356,7 +360,10 @@ impl Verifier<'_> {
             if matches!(value.kind, Kind::Stack(_)) {
                 return Err(Fail::new(Rule::Pointer, "cannot return stack pointer to the caller").with(Reg::R0));
             }
-            return Ok(To::Next(pop(state)));
+            let way = if state.cur.called_back.is_some() { Way::CalledBack } else { Way::Return };
+            let back = pop(state);
+            self.history.went(&mut state.at, pc, back, way, state.callers.len());
+            return Ok(To::Next(back));
         }
         let value = self.readable(state, Reg::R0)?;
         self.keep_address(Reg::R0, &value, &format!("leaks addr as return value (R0 is {})", value.name()))?;
@@ -368,7 +375,7 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Return, format!("{text} ({})", value.name())).with(Reg::R0));
         }
         if let (Some((low, high)), SubprogId(0)) = (self.desc.returns, self.root) {
-            self.demand(pc, Reg::R0);
+            self.demand(state, pc, Reg::R0);
             let r = value.num.r;
             if r.smin < low.into() || r.smax > high.into() {
                 return Err(out_of_range(&r, low, high));

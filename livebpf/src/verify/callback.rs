@@ -6,6 +6,7 @@
 
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier};
+use super::history::Way;
 use super::looping::Counted;
 use super::reject::{Fail, Rule, Step};
 use super::scalar::Scalar;
@@ -60,10 +61,11 @@ impl Verifier<'_> {
             on.cur.budget.round += 1;
         }
         state.cur.budget.spent = true;
-        self.turn(&mut on, pc, false);
-        self.turn(state, pc, true);
+        let target = insn.jump_target(pc).unwrap_or(pc.next());
+        self.turn(&mut on, pc, pc.next(), false);
+        self.turn(state, pc, target, true);
         self.later(on, pc.next());
-        To::Next(insn.jump_target(pc).unwrap_or(pc.next()))
+        To::Next(target)
     }
 
     /// The helper that `state` is about to call may call the function in `reg` first.
@@ -81,7 +83,7 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Helper, "callback function not allowed for map"));
         }
         if proto.id == helper::id::LOOP {
-            self.demand(pc, Reg::R1);
+            self.demand(state, pc, Reg::R1);
             let count = state.reg(Reg::R1);
             if count.is_scalar() && count.num.r.umax <= calls.count.into() {
                 return Ok(());
@@ -107,6 +109,7 @@ impl Verifier<'_> {
         let caller = std::mem::replace(&mut entered.cur, frame);
         entered.callers.push(std::rc::Rc::new(caller));
         let start = self.program.subprogs[func.0 as usize].start;
+        self.history.went(&mut entered.at, pc, start, Way::Callback, entered.callers.len());
         self.later(entered, start);
         Ok(())
     }
@@ -117,7 +120,7 @@ impl Verifier<'_> {
         if !value.is_scalar() {
             return Err(Fail::new(Rule::Return, "R0 not a scalar value").with(Reg::R0));
         }
-        self.demand(pc, Reg::R0);
+        self.demand(state, pc, Reg::R0);
         let r = value.num.r;
         if r.smin < low.into() || r.smax > high.into() {
             let found = described(&value.num);

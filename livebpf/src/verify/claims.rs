@@ -5,7 +5,6 @@
 //! there, and [`Claims::check`] says whether a running machine is described by one of them. Without the feature nothing is
 //! kept and [`Claims`] is empty. Never part of a proof.
 
-use super::live::Masks;
 use super::state::State;
 use crate::insn::Pc;
 
@@ -16,7 +15,7 @@ pub use on::{Claims, World};
 
 #[cfg(not(feature = "fault-injection"))]
 mod off {
-    use super::{Masks, Pc, State};
+    use super::{Pc, State};
 
     /// Nothing is kept.
     #[derive(Clone, Copy, Debug)]
@@ -29,7 +28,7 @@ mod off {
         }
         #[inline]
         pub(in crate::verify) fn note(&self, _state: &State, _pc: Pc) {}
-        pub(in crate::verify) fn end(&self, _masks: &Masks) {}
+        pub(in crate::verify) fn end(&self, _live: &[u16]) {}
     }
 }
 
@@ -42,7 +41,7 @@ mod on {
     use super::super::live::Mask;
     use super::super::scalar::Scalar;
     use super::super::state::{AT_END, Frame, Kind, PAST_END, Value};
-    use super::{Masks, Pc, State};
+    use super::{Pc, State};
     use crate::insn::Reg;
     use crate::map::Map;
 
@@ -59,8 +58,7 @@ mod on {
     struct Kept {
         /// By instruction; `None` where there are too many.
         states: Vec<Option<Vec<Claim>>>,
-        live: Vec<Mask>,
-        precise: Vec<Mask>,
+        live: Vec<u16>,
     }
 
     impl fmt::Debug for Claims {
@@ -92,7 +90,7 @@ mod on {
 
     impl Claims {
         /// Keeps everything. With `every_number`, the verifier treats each number as one that matters, so that each is
-        /// claimed; otherwise those are that it found to matter.
+        /// claimed; otherwise nothing is claimed of numbers, which need not be what they were on the path that was explored.
         pub fn keep(every_number: bool) -> Claims {
             Claims { every_number, kept: RefCell::default() }
         }
@@ -115,9 +113,8 @@ mod on {
             }
         }
         /// The exploration that counts is over.
-        pub(in crate::verify) fn end(&self, masks: &Masks) {
-            let mut kept = self.kept.borrow_mut();
-            (kept.live, kept.precise) = (masks.live.clone(), masks.precise.clone());
+        pub(in crate::verify) fn end(&self, live: &[u16]) {
+            self.kept.borrow_mut().live = live.to_vec();
         }
 
         /// How many instructions claims are made about, of how many that were reached.
@@ -134,13 +131,13 @@ mod on {
         pub fn check(&self, pc: Pc, world: &World<'_>) -> Result<(), String> {
             let kept = self.kept.borrow();
             let Some(Some(states)) = kept.states.get(pc.index()) else { return Ok(()) };
-            let (live, precise) = (kept.live[pc.index()], kept.precise[pc.index()]);
-            if states.iter().any(|claim| first_wrong(claim, world, live, precise).is_none()) {
+            let live = Mask { regs: kept.live[pc.index()], slots: 0 };
+            if states.iter().any(|claim| first_wrong(claim, world, live, self.every_number).is_none()) {
                 return Ok(());
             }
             let mut text = format!("claims at {pc} do not hold; {} states were explored there", states.len());
             for claim in states.iter().take(4) {
-                if let Some(reg) = first_wrong(claim, world, live, precise) {
+                if let Some(reg) = first_wrong(claim, world, live, self.every_number) {
                     let (found, claimed) = (world.regs[reg.index()], claim.frame.reg(reg));
                     let line = format!("\n  R{} is {found:#x}, claimed {claimed} {claimed:?}", reg.number());
                     text.push_str(&line);
@@ -151,33 +148,30 @@ mod on {
     }
 
     /// The first register that matters and is not what `claim` says.
-    fn first_wrong(claim: &Claim, world: &World<'_>, live: Mask, precise: Mask) -> Option<Reg> {
+    fn first_wrong(claim: &Claim, world: &World<'_>, live: Mask, numbers: bool) -> Option<Reg> {
         let wrong = |reg: &Reg| {
             let value = claim.frame.reg(*reg);
-            live.reg(*reg) && !holds(claim, value, precise.reg(*reg), world.regs[reg.index()], world)
+            live.reg(*reg) && !holds(claim, value, numbers, world.regs[reg.index()], world)
         };
-        Reg::ALL.into_iter().find(wrong).or_else(|| unequal(claim, world, live, precise))
+        Reg::ALL.into_iter().find(wrong).or_else(|| unequal(claim, world, live).filter(|_| numbers))
     }
 
-    /// Registers with one name hold one number, but for the distance that is known, where one of them matters: a path on
-    /// which neither does may have been taken for one on which they were found equal.
-    fn unequal(claim: &Claim, world: &World<'_>, live: Mask, precise: Mask) -> Option<Reg> {
+    /// Registers with one name hold one number, but for the distance that is known. Claimed only where every number
+    /// counts: a path on which they do not matter may have been taken for one on which they were found equal.
+    fn unequal(claim: &Claim, world: &World<'_>, live: Mask) -> Option<Reg> {
         let named = |reg: &Reg| {
             let value = claim.frame.reg(*reg);
             live.reg(*reg) && value.is_scalar() && value.id != 0
         };
         let origin = |reg: Reg| world.regs[reg.index()].wrapping_sub(claim.frame.reg(reg).off as i64 as u64);
-        let differs = |a: Reg, b: Reg| {
-            let counts = precise.reg(a) || precise.reg(b);
-            counts && claim.frame.reg(a).id == claim.frame.reg(b).id && origin(a) != origin(b)
-        };
+        let differs = |a: Reg, b: Reg| claim.frame.reg(a).id == claim.frame.reg(b).id && origin(a) != origin(b);
         let others = |reg: &Reg| Reg::ALL.into_iter().filter(named).any(|other| differs(*reg, other));
         Reg::ALL.into_iter().filter(named).find(others)
     }
 
-    fn holds(claim: &Claim, value: &Value, precise: bool, found: u64, world: &World<'_>) -> bool {
+    fn holds(claim: &Claim, value: &Value, numbers: bool, found: u64, world: &World<'_>) -> bool {
         if value.is_scalar() {
-            return !precise || member(&value.num, found);
+            return !numbers || member(&value.num, found);
         }
         if value.nullable && found == 0 {
             return true;

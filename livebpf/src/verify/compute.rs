@@ -45,7 +45,7 @@ impl Verifier<'_> {
                 } else {
                     for (reg, value) in [(Src::Reg(dst), &a), (src, &b)] {
                         if let (Src::Reg(reg), true) = (reg, value.is_scalar()) {
-                            self.demand(pc, reg);
+                            self.demand(state, pc, reg);
                         }
                     }
                     let result = pointer::arithmetic(op, width, dst, &a, &b, || self.ids.next())?;

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 
 use super::cfg::{self, Flow};
-use super::cross::Cross;
-use super::live::{Mask, Masks};
+use super::claims::Claims;
+use super::history::{History, Position, Way};
+use super::live;
 use super::log::Trace;
-use super::looping::{Counted, NONE, Tree};
+use super::looping::Counted;
 use super::memory::Cell;
 use super::notes::{Notes, registers};
 use super::origin::{Ends, Walk};
@@ -42,19 +43,21 @@ impl Ids {
     }
 }
 
-/// A conditional jump on a path, linked to the one before.
-struct Turn {
-    before: u32,
-    pc: Pc,
-    taken: bool,
-}
-
 struct Stored {
     state: State,
     misses: u32,
     hits: u32,
     /// Bytes it takes.
     weight: u32,
+}
+
+/// A path that ended at a state below which something was still to be explored: to be looked at again once that is done.
+struct Leap {
+    /// The state that covers, and the one that is covered.
+    old: State,
+    new: State,
+    pc: Pc,
+    names: Names,
 }
 
 /// Where a path goes after an instruction.
@@ -79,21 +82,20 @@ pub(super) struct Verifier<'a> {
     pub moves_packet: Vec<bool>,
     /// The function that is verified on its own.
     pub root: SubprogId,
-    pub masks: &'a mut Masks,
-    demands: &'a mut Vec<u16>,
-    demands_changed: bool,
-    relied: Vec<(Pc, Mask)>,
+    /// By slot: the registers that are live just before it.
+    pub live: Vec<u16>,
+    pub history: History,
     compare: Compare,
     stored: HashMap<Pc, Vec<Stored>>,
-    nodes: Tree,
+    leaps: Vec<Leap>,
+    /// Every number counts as one that matters: for tests of what is claimed about them.
+    every_number: bool,
     /// Branches to follow: the state, where it goes on, and the instruction it comes from.
     open: Vec<(State, Pc, Pc)>,
     /// The instruction that is looked at.
     at: Pc,
     pub trace: Option<Trace<'a>>,
-    trail: Vec<Turn>,
     pub processed: u64,
-    next_refresh: u64,
     jumps: u64,
     last_store: (u64, u64),
     states: u64,
@@ -109,8 +111,6 @@ impl<'a> Verifier<'a> {
         options: &'a Options<'a>,
         desc: &'static TypeDesc,
         flow: &'a Flow,
-        masks: &'a mut Masks,
-        demands: &'a mut Vec<u16>,
         moves_packet: Vec<bool>,
     ) -> Verifier<'a> {
         let slots = program.insns.len() as usize;
@@ -124,19 +124,16 @@ impl<'a> Verifier<'a> {
             moves: untrusted::Moves::new(),
             moves_packet,
             root: SubprogId(0),
-            masks,
-            demands,
-            demands_changed: false,
-            relied: Vec::new(),
+            live: live::registers(program, flow),
+            history: History::default(),
             compare: Compare::default(),
             stored: HashMap::new(),
-            nodes: Tree::default(),
+            leaps: Vec::new(),
+            every_number: options.claims.is_some_and(Claims::every_number),
             open: Vec::new(),
             at: Pc(0),
             trace: None,
-            trail: Vec::new(),
             processed: 0,
-            next_refresh: 0,
             jumps: 0,
             last_store: (0, 0),
             states: 0,
@@ -152,10 +149,12 @@ impl<'a> Verifier<'a> {
         self.root = func;
         self.stored.clear();
         (self.states, self.stored_bytes) = (0, 0);
-        self.nodes.restart();
-        self.trail.clear();
+        self.history.clear();
+        self.leaps.clear();
         let start = self.program.subprogs[func.0 as usize].start;
-        self.open.push((State { node: 0, trail: NONE, ..entry }, start, start));
+        let mut entry = State { at: Position::START, ..entry };
+        self.history.node(&mut entry.at, start, 1, self.processed);
+        self.open.push((entry, start, start));
         self.title(func);
         let mut first = true;
         while let Some((mut state, mut pc, from)) = self.open.pop() {
@@ -174,81 +173,20 @@ impl<'a> Verifier<'a> {
                     Err(fail) => return Err(self.reject(&state, pc, *fail)),
                 }
             }
-            self.nodes.finish(state.node);
+            self.history.finish(state.at.node);
+            self.land();
         }
         Ok(())
     }
 
-    /// Whether some path was ended because of a number that turned out to matter. Then all must be explored again.
-    pub fn must_repeat(&mut self) -> bool {
-        if !self.demands_changed || self.relied.is_empty() {
-            return false;
-        }
-        self.masks.refresh(self.program, self.flow, self.demands);
-        self.relied.iter().any(|(pc, mask)| {
-            let precise = self.masks.precise[pc.index()];
-            precise.regs & mask.regs != 0 || precise.slots & mask.slots != 0
-        })
-    }
-
-    /// The number in `reg` matters just before `pc`.
-    pub fn demand(&mut self, pc: Pc, reg: Reg) {
-        let mask = &mut self.demands[pc.index()];
-        if *mask & (1 << reg.index()) == 0 {
-            *mask |= 1 << reg.index();
-            self.outdated();
-        }
-    }
-
-    /// Whether it matters what is learnt about the numbers that a jump compares in the places that hold the same ones.
-    /// Places where it does not are looked at again in the end.
-    pub(super) fn linked_matter(
-        &mut self,
-        state: &State,
-        pc: Pc,
-        (dst, a): (Reg, &Value),
-        (src, b): (Src, &Value),
-    ) -> bool {
-        let linked = |v: &Value| v.is_scalar() && v.id != 0 && (v.id == a.id || v.id == b.id);
-        let mut matters = false;
-        for i in 0..=state.depth() {
-            let (at, precise) = prune::mask_of(state, i, pc, &self.masks.precise);
-            let compared = |reg: Reg| i == state.depth() && (reg == dst || src == Src::Reg(reg));
-            let frame = state.frame(i);
-            let mut places = Mask::default();
-            for reg in Reg::ALL.into_iter().filter(|reg| linked(frame.reg(*reg)) && !compared(*reg)) {
-                places.regs |= 1 << reg.index();
-            }
-            for (n, slot) in frame.stack.iter().enumerate().filter(|(_, slot)| slot.spilled() > 0) {
-                places.slots |= u64::from(linked(&slot.spill)) << n;
-            }
-            if places.regs & precise.regs != 0 || places.slots & precise.slots != 0 {
-                matters = true;
-            } else if places != Mask::default() {
-                self.relied.push((at, places));
-            }
-        }
-        matters
-    }
-
-    /// Notes a link between functions, and looks again at what matters where that is new.
-    pub fn link(&mut self, note: impl FnOnce(&mut Cross) -> bool) {
-        if note(&mut self.masks.cross) {
-            self.outdated();
-        }
-    }
-
-    /// What matters has to be found out again, but not more often than it pays: a refresh looks at the whole program,
-    /// perhaps many times.
-    fn outdated(&mut self) {
-        self.demands_changed = true;
-        let pause = 64 + (self.masks.cost / 4).max(u64::from(self.program.insns.len()) / 4);
-        self.next_refresh = self.next_refresh.min(self.processed + pause);
+    /// The number in `reg` of the running frame matters just before `pc`.
+    pub fn demand(&mut self, state: &State, pc: Pc, reg: Reg) {
+        self.history.demand(&self.program.insns, &state.at, state.depth(), pc, reg);
     }
 
     /// Another branch of the path that `state` is on, to be followed later.
     pub fn later(&mut self, state: State, pc: Pc) {
-        self.nodes.branch(state.node);
+        self.history.branch(state.at.node);
         self.open.push((state, pc, self.at));
     }
 
@@ -258,6 +196,9 @@ impl<'a> Verifier<'a> {
                 trace.safe(pc);
             }
             return Ok(To::End);
+        }
+        if History::is_far(&state.at, self.processed) {
+            self.history.node(&mut state.at, pc, state.callers.len() + 1, self.processed);
         }
         self.processed += 1;
         if self.processed > self.options.limit {
@@ -297,12 +238,13 @@ impl<'a> Verifier<'a> {
                 self.store(state, pc, Cell::new(size, base, off).strict(), Src::Reg(src))?;
             }
             Insn::Atomic { .. } => self.atomic(state, pc, &insn)?,
-            Insn::LoadAbs { size, .. } => self.legacy_load(state, size, None)?,
-            Insn::LoadInd { size, src, .. } => self.legacy_load(state, size, Some(src))?,
+            Insn::LoadAbs { size, .. } => self.legacy_load(state, pc, size, None)?,
+            Insn::LoadInd { size, src, .. } => self.legacy_load(state, pc, size, Some(src))?,
             Insn::Ja { .. } | Insn::JaL { .. } => {
                 self.jumps += 1;
-                let target = insn.jump_target(pc);
-                return Ok(To::Next(target.unwrap_or(after)));
+                let target = insn.jump_target(pc).unwrap_or(after);
+                self.history.went(&mut state.at, pc, target, Way::Always, state.callers.len());
+                return Ok(To::Next(target));
             }
             Insn::Jmp { .. } => return self.jump(state, pc, &insn),
             Insn::Call { helper } => self.helper(state, pc, helper)?,
@@ -332,58 +274,45 @@ impl<'a> Verifier<'a> {
         self.jumps += 1;
         let sides = self.branch(state, pc, insn)?;
         let target = insn.jump_target(pc).unwrap_or(pc.next());
-        match (sides.taken, sides.fall) {
-            (Some(mut taken), fall) => {
-                taken.trail = state.trail;
-                self.turn(&mut taken, pc, true);
-                if !fall {
-                    *state = taken;
-                    return Ok(To::Next(target));
-                }
-                self.turn(state, pc, false);
-                self.later(taken, target);
-                if self.open.len() > MAX_OPEN {
-                    let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
-                    return Err(Fail::new(Rule::Termination, text));
-                }
-                Ok(To::Next(pc.next()))
+        if let Some(mut taken) = sides.taken {
+            self.turn(&mut taken, pc, target, true);
+            if !sides.fall {
+                *state = taken;
+                return Ok(To::Next(target));
             }
-            (None, true) => {
-                self.turn(state, pc, false);
-                Ok(To::Next(pc.next()))
+            self.later(taken, target);
+            if self.open.len() > MAX_OPEN {
+                let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
+                return Err(Fail::new(Rule::Termination, text));
             }
-            (None, false) => Ok(To::End),
         }
+        if !sides.fall {
+            return Ok(To::End);
+        }
+        self.turn(state, pc, pc.next(), false);
+        Ok(To::Next(pc.next()))
     }
 
-    /// Notes which side of a jump `state` is on.
-    pub(super) fn turn(&mut self, state: &mut State, pc: Pc, taken: bool) {
-        self.trail.push(Turn { before: state.trail, pc, taken });
+    /// Notes which side of a jump `state` is on, and where that leads.
+    pub(super) fn turn(&mut self, state: &mut State, pc: Pc, to: Pc, taken: bool) {
         self.notes.branch(pc, taken);
-        state.trail = self.trail.len() as u32 - 1;
+        self.history.went(&mut state.at, pc, to, Way::Side(taken), state.callers.len());
     }
 
     /// Ends a path that an explored state covers, and stores the state otherwise.
     fn covered(&mut self, state: &mut State, pc: Pc) -> Step<bool> {
-        if self.demands_changed && self.processed >= self.next_refresh {
-            self.masks.refresh(self.program, self.flow, self.demands);
-            self.next_refresh = u64::MAX;
-        }
         let counted = self.counted(state, pc);
         let mut list = self.stored.remove(&pc).unwrap_or_default();
         let found = self.find_cover(&mut list, state, pc, counted)?;
-        if self.relied.len() > 4096 {
-            self.join_relied();
-        }
         let (jumps, insns) = self.last_store;
         let due = self.jumps - jumps >= STORE_JUMPS && self.processed - insns >= STORE_INSNS;
         if !found && (due || counted.is_some()) {
             if due {
                 self.last_store = (self.jumps, self.processed);
             }
-            state.node = self.nodes.push(state.node);
+            self.history.node(&mut state.at, pc, state.callers.len() + 1, self.processed);
             let mut copy = state.clone();
-            prune::clean(&mut copy, pc, self.masks);
+            prune::clean(&mut copy, pc, &self.live);
             let weight = copy.weight();
             list.push(Stored { state: copy, misses: 0, hits: 0, weight });
             self.states += 1;
@@ -406,19 +335,25 @@ impl<'a> Verifier<'a> {
         let mut i = 0;
         while i < list.len() {
             let entry = &mut list[i];
-            let open = self.nodes.is_open(entry.state.node);
+            let node = entry.state.at.node;
+            let open = self.history.is_open(node);
             let by_count = open && counted.is_some_and(|c| c.may_cover(&entry.state, state));
             if by_count || !open {
-                let names = if self.nodes.is_settled(entry.state.node) { Names::Alike } else { Names::Same };
-                if self.compare.states(&entry.state, state, pc, self.masks, Mode::Covers(names)) {
-                    self.nodes.covered_by(state.node, entry.state.node);
-                    self.relied.append(&mut self.compare.relied);
+                let settled = self.history.is_settled(node);
+                let names = if settled { Names::Alike } else { Names::Same };
+                let marks = (!self.every_number).then(|| self.history.marks(node));
+                if self.compare.states(&entry.state, state, pc, &self.live, marks, Mode::Covers(names)) {
                     entry.hits += 1;
+                    self.history.inherit(&self.program.insns, &state.at, pc, node);
+                    if !settled {
+                        self.history.covered_by(state.at.node, node);
+                        self.leaps.push(Leap { old: entry.state.clone(), new: state.clone(), pc, names });
+                    }
                     return Ok(true);
                 }
             } else if counted.is_none_or(|c| c == Counted::Budget)
                 && entry.state.passes == state.passes
-                && self.compare.states(&entry.state, state, pc, self.masks, Mode::Same)
+                && self.compare.states(&entry.state, state, pc, &self.live, None, Mode::Same)
                 && entry.state.same_progress(state)
             {
                 return Err(Fail::new(Rule::Termination, format!("infinite loop detected at insn {pc}"))
@@ -436,16 +371,39 @@ impl<'a> Verifier<'a> {
         Ok(false)
     }
 
-    fn join_relied(&mut self) {
-        self.relied.sort_unstable_by_key(|(pc, _)| *pc);
-        self.relied.dedup_by(|b, a| {
-            let same = a.0 == b.0;
-            if same {
-                a.1.regs |= b.1.regs;
-                a.1.slots |= b.1.slots;
+    /// Looks again at the paths that ended at states below which everything is explored by now. More may matter there than
+    /// when the path ended: then it matters here too, and a path that is no longer covered goes on.
+    fn land(&mut self) {
+        if self.leaps.is_empty() {
+            return;
+        }
+        let (mut done, waiting): (Vec<Leap>, Vec<Leap>) =
+            std::mem::take(&mut self.leaps).into_iter().partition(|leap| self.history.is_done(leap.old.at.node));
+        self.leaps = waiting;
+        let mut grown = !done.is_empty();
+        while grown {
+            let before = self.history.marked();
+            let (kept, lost): (Vec<Leap>, Vec<Leap>) = done.into_iter().partition(|leap| {
+                let marks = (!self.every_number).then(|| self.history.marks(leap.old.at.node));
+                let covers = Mode::Covers(leap.names);
+                self.compare.states(&leap.old, &leap.new, leap.pc, &self.live, marks, covers)
+            });
+            if !lost.is_empty() {
+                for leap in lost {
+                    self.history.reopen(leap.new.at.node);
+                    self.open.push((leap.new, leap.pc, leap.pc));
+                }
+                // Nothing is settled after all; what is kept is looked at again when those have been followed.
+                self.leaps.extend(kept);
+                return;
             }
-            same
-        });
+            for leap in &kept {
+                self.history.inherit(&self.program.insns, &leap.new.at, leap.pc, leap.old.at.node);
+            }
+            done = kept;
+            grown = self.history.marked() != before;
+        }
+        self.history.settle(done.iter().map(|leap| leap.old.at.node));
     }
 
     /// Frees memory: stored states that never ended a path go, then the older half. That costs time at most, which
@@ -453,11 +411,11 @@ impl<'a> Verifier<'a> {
     fn drop_useless(&mut self) {
         self.retain(|entry| entry.hits > 0);
         if self.stored_bytes > MAX_STORED_BYTES / 2 {
-            let mut nodes: Vec<u32> = self.stored.values().flatten().map(|entry| entry.state.node).collect();
+            let mut nodes: Vec<u32> = self.stored.values().flatten().map(|entry| entry.state.at.node).collect();
             let middle = nodes.len() / 2;
             let (_, median, _) = nodes.select_nth_unstable(middle);
             let median = *median;
-            self.retain(|entry| entry.state.node > median);
+            self.retain(|entry| entry.state.at.node > median);
         }
     }
 
@@ -514,13 +472,7 @@ impl<'a> Verifier<'a> {
             .filter(shown)
             .map(|r| (r, state.reg(r).shown(self.program, state.depth()).to_string()))
             .collect();
-        let mut turns = Vec::new();
-        let mut at = state.trail;
-        while at != NONE {
-            let turn = &self.trail[at as usize];
-            turns.push((turn.pc, turn.taken));
-            at = turn.before;
-        }
+        let mut turns: Vec<(Pc, bool)> = self.history.decisions(&state.at).map(|d| (d.pc, d.taken)).collect();
         turns.reverse();
         out.path_omitted = turns.len().saturating_sub(SHOWN_PATH);
         let decision = |&(pc, taken): &(Pc, bool)| Decision { pc, taken, line: self.program.line_at(pc).cloned() };

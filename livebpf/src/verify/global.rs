@@ -154,7 +154,7 @@ impl Verifier<'_> {
             Param::Context => wrong(format!("arg#{i} expected pointer to ctx, but got {}", value.name())),
             Param::Memory { size, nullable } => {
                 if value.is_scalar() {
-                    self.demand(pc, reg);
+                    self.demand(state, pc, reg);
                     if nullable && value.is_null() {
                         return Ok(());
                     }

@@ -230,12 +230,12 @@ pub(super) fn overview(program: &Program, helpers: &helper::Table, live: &[u16])
 
 impl Verifier<'_> {
     /// The end of the trace: why the program was refused, and what looking at it took.
-    pub(super) fn conclude(&mut self, result: &Result<Option<Facts>, Box<Rejection>>) {
+    pub(super) fn conclude(&mut self, result: &Result<Facts, Box<Rejection>>) {
         let Some(trace) = &mut self.trace else { return };
         match result {
             Err(rejection) => trace.say(&rejection.message),
             Ok(facts) => {
-                let depths = facts.iter().flat_map(|f| &f.funcs).map(|f| f.stack_depth.to_string());
+                let depths = facts.funcs.iter().map(|f| f.stack_depth.to_string());
                 trace.say(&format!("stack depth {}", depths.collect::<Vec<_>>().join("+")));
             }
         }

@@ -7,9 +7,10 @@
 //! covers it that is itself still being explored, which elsewhere only a completely explored one may do.
 //!
 //! *Safety* does not depend on that: whatever an execution does from a covered state, it can do from the covering one,
-//! and all that follows from it is explored in the end. Places in which a number was let pass because it does not
-//! matter are checked when everything is explored ([`super::prune`]), whether the covering state was open or not. So
-//! the kernel's widening of imprecise numbers has nothing to do here.
+//! and all that follows from it is explored in the end. What matters below the covering state is known only then; so the
+//! path is looked at again once everything below it is explored: what matters there matters on the path as well, and
+//! where the state is not covered any more the path goes on ([`super::explore`]'s leaps). Until nothing changes, none
+//! of the loop's states counts as settled. The kernel's widening of imprecise numbers has nothing to do here.
 //!
 //! *Termination* needs that each circle of explored states uses something up. What is used up has a name (a number
 //! that is given once): [`Calls::id`] for one execution of the helper, [`Budget::id`] for an activation, the
@@ -23,7 +24,7 @@
 //! A circle that avoids R is shown to end in the same way, with the states on it that were stored first.
 //!
 //! Names need not be the same where no circle can arise: the covering state, and all that follows from it, is done.
-//! [`Tree::is_settled`] tells, by the oldest state that anything below a state has led back to (as in Tarjan's search for
+//! [`super::history::History::is_settled`] tells, by the oldest state that anything below a state has led back to (as in Tarjan's search for
 //! strongly connected components).
 //!
 //! A budget that is spent lets nothing pass any more. As the kernel does, we follow the other side all the same, in a new
@@ -79,81 +80,6 @@ impl Counted {
             Counted::Calls | Counted::Item => true,
             // A budget that is not spent was used on the way between them.
             Counted::Budget => !a.spent || a.round != b.round,
-        }
-    }
-}
-
-/// A stored state: how many paths below it are not finished, and how far back they led.
-struct Node {
-    parent: u32,
-    open: u32,
-    /// The oldest state that a path below ended at.
-    low: u32,
-}
-
-/// No node.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// The stored states as a tree, in the order in which they were stored.
-#[derive(Default)]
-pub(super) struct Tree(Vec<Node>);
-
-impl Tree {
-    /// Forgets everything, and begins with one state under which one path is open.
-    pub fn restart(&mut self) {
-        self.0.clear();
-        self.push(NONE);
-    }
-    /// Another state, on the path below `parent`.
-    pub fn push(&mut self, parent: u32) -> u32 {
-        let node = self.0.len() as u32;
-        self.0.push(Node { parent, open: 1, low: node });
-        node
-    }
-    /// Another path below `node`.
-    pub fn branch(&mut self, node: u32) {
-        self.0[node as usize].open += 1;
-    }
-    /// Some path below `node` is not finished.
-    pub fn is_open(&self, node: u32) -> bool {
-        self.0[node as usize].open > 0
-    }
-    /// A path below `node` is finished: so are the states on it, as far as nothing else is open below them.
-    pub fn finish(&mut self, mut node: u32) {
-        while node != NONE {
-            let Node { parent, low, ref mut open } = self.0[node as usize];
-            *open -= 1;
-            if *open > 0 {
-                break;
-            }
-            if parent != NONE {
-                let above = &mut self.0[parent as usize].low;
-                *above = (*above).min(low);
-            }
-            node = parent;
-        }
-    }
-    /// The path below `node` ends because `old` covers it.
-    pub fn covered_by(&mut self, node: u32, old: u32) {
-        if self.is_settled(old) {
-            return;
-        }
-        let low = self.oldest(old);
-        let mine = &mut self.0[node as usize].low;
-        *mine = (*mine).min(low);
-    }
-    /// `node` and everything that can follow from it are explored.
-    pub fn is_settled(&self, node: u32) -> bool {
-        !self.is_open(node) && !self.is_open(self.oldest(node))
-    }
-    /// The oldest state that can follow from `node`, as far as is known.
-    fn oldest(&self, mut node: u32) -> u32 {
-        loop {
-            let low = self.0[node as usize].low;
-            if low == node {
-                return node;
-            }
-            node = low;
         }
     }
 }

@@ -176,28 +176,6 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// A load from another frame's stack; the data flow sees one function only.
-    fn reads_outside(&mut self, state: &State, pc: Pc, dst: Reg, span: &Span) {
-        if let Some(site) = self.callback_site(state, span) {
-            self.link(|cross| cross.read(pc, dst, site, span.slots()));
-        }
-    }
-
-    /// A number is stored in another frame's stack, and may matter there.
-    fn writes_outside(&mut self, state: &State, pc: Pc, src: Reg, span: &Span) {
-        match self.callback_site(state, span) {
-            Some(site) => self.link(|cross| cross.write(pc, src, site, span.slots())),
-            None if span.frame != state.depth() => self.demand(pc, src),
-            None => {}
-        }
-    }
-
-    /// The helper's call by which the owner of this stack waits for a callback.
-    fn callback_site(&self, state: &State, span: &Span) -> Option<Pc> {
-        let callee = (span.frame < state.depth()).then(|| state.frame(span.frame + 1))?;
-        callee.called_back.map(|_| callee.call_site)
-    }
-
     fn context_field(&mut self, pc: Pc, base: &Value, cell: Cell, write: bool) -> Step<Place> {
         let Cell { size, base: reg, off, .. } = cell;
         let bytes = size.bytes();
@@ -281,7 +259,7 @@ impl Verifier<'_> {
                 self.loaded_address(kind)
             }
             Place::Stack(span) => {
-                self.reads_outside(state, pc, dst, &span);
+                self.history.read(&mut state.at, pc, span.frame, span.slots());
                 let read = stack::read(state, span, size, self.stack_rules());
                 let (value, content) = read.map_err(|f| f.with(base))?;
                 self.note_content(state, &span, content);
@@ -346,9 +324,7 @@ impl Verifier<'_> {
             }
             Place::Context(_) | Place::Memory => {}
             Place::Stack(span) => {
-                if let (Src::Reg(reg), true) = (src, value.is_scalar()) {
-                    self.writes_outside(state, pc, reg, &span);
-                }
+                self.history.write(&mut state.at, pc, span.frame, span.slots(), span.whole_slot());
                 let before = value.id;
                 stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
                 if let (Src::Reg(reg), true) = (src, value.id != before) {
@@ -407,9 +383,7 @@ impl Verifier<'_> {
                 let text = "variable offset stack pointer cannot be passed into helper function";
                 return Err(invalid(base, text.to_owned()).help("an atomic operation on the stack needs a fixed place"));
             }
-            if let Some(dst) = super::cfg::written(insn) {
-                self.reads_outside(state, pc, dst, &span);
-            }
+            self.history.read(&mut state.at, pc, span.frame, span.slots());
             let (found, content) = stack::read(state, span, size, self.stack_rules()).map_err(|f| f.with(base))?;
             self.note_content(state, &span, content);
             if found.is_pointer() {
@@ -445,6 +419,7 @@ impl Verifier<'_> {
             Kind::Stack(_) => {
                 let span = self.stack_span(state, reg, &base, 0, size, write)?;
                 if read {
+                    self.history.use_slots(&state.at, span.frame, span.slots());
                     let rules = stack::Rules { argument: Some(reg), ..self.stack_rules() };
                     let content = stack::readable(state.frame(span.frame), span, rules).map_err(|f| f.with(reg))?;
                     self.note_content(state, &span, content);

@@ -8,12 +8,12 @@ mod cfg;
 #[doc(hidden)]
 pub mod claims;
 mod compute;
-mod cross;
 mod depth;
 mod explore;
 pub mod facts;
 mod global;
 mod help;
+mod history;
 mod iterator;
 mod live;
 pub mod log;
@@ -48,7 +48,6 @@ use cfg::Flow;
 use claims::Claims;
 use context::TypeDesc;
 use explore::Verifier;
-use live::Masks;
 use log::Trace;
 use state::{Kind, State, Value};
 
@@ -56,9 +55,6 @@ use state::{Kind, State, Value};
 pub const MAX_STACK: u32 = 512;
 /// Instructions the verifier processes before it gives up.
 pub const MAX_PROCESSED: u64 = 1_000_000;
-
-/// Explorations after which every number counts as one that matters.
-const MAX_ROUNDS: u32 = 8;
 
 /// CPU numbers are below this where nothing else is said (the kernel's `NR_CPUS` on x86).
 pub const MAX_CPUS: u32 = 8192;
@@ -170,63 +166,29 @@ fn shape(program: &Program, trust: Trust) -> Result<(&'static TypeDesc, Flow), B
     Ok((desc, flow))
 }
 
-/// Explores until nothing that was taken for unimportant has turned out to matter.
+/// Explores everything.
 fn prove(
     program: Program,
     options: &Options<'_>,
     desc: &'static TypeDesc,
     flow: &Flow,
 ) -> Result<Verified, Box<Rejection>> {
-    let mut masks = Masks::new(&program, flow);
-    let mut demands = vec![0; program.insns.len() as usize];
-    for round in 0.. {
-        if round == MAX_ROUNDS || options.claims.is_some_and(Claims::every_number) {
-            demands.fill(u16::MAX);
-            masks.refresh(&program, flow, &demands);
-        }
-        let shape = (&program, desc, flow);
-        // Only the last round is traced: it is done again with a trace once it is known to be the last.
-        let again = options.log.map(|log| (log, masks.clone(), demands.clone()));
-        let done = round_of(shape, options, (&mut masks, &mut demands), None);
-        if let (Some((log, mut masks, mut demands)), true) = (again, !matches!(done, Ok(None))) {
-            let trace = Some(Trace::new(log));
-            // What it decides is decided already.
-            let _ = round_of(shape, options, (&mut masks, &mut demands), trace);
-        }
-        if let Some(facts) = done? {
-            return Ok(Verified { program, facts });
-        }
-    }
-    unreachable!("once every number counts, nothing is left to find out")
-}
-
-/// One exploration of everything; `None` where it must be done again, with what it has shown to matter.
-fn round_of<'a>(
-    (program, desc, flow): (&'a Program, &'static TypeDesc, &'a Flow),
-    options: &'a Options<'a>,
-    (masks, demands): (&'a mut Masks, &'a mut Vec<u16>),
-    trace: Option<Trace<'a>>,
-) -> Result<Option<Facts>, Box<Rejection>> {
-    let moves_packet = global::moves_packet(program, flow, options.helpers);
-    let live: Option<Vec<u16>> = trace.is_some().then(|| masks.live.iter().map(|mask| mask.regs).collect());
+    let moves_packet = global::moves_packet(&program, flow, options.helpers);
     if let Some(claims) = options.claims {
         claims.begin(program.insns.len());
     }
-    let mut v = Verifier::new(program, options, desc, flow, masks, demands, moves_packet);
-    v.trace = trace;
-    v.say(|| log::overview(program, options.helpers, live.as_deref().unwrap_or_default()));
+    let mut v = Verifier::new(&program, options, desc, flow, moves_packet);
+    v.trace = options.log.map(Trace::new);
+    v.say(|| log::overview(&program, options.helpers, &live::registers(&program, flow)));
     let result = explore_all(&mut v).and_then(|()| {
-        if v.must_repeat() {
-            return Ok(None);
-        }
-        depth::check(program, flow, &v.notes.depth)?;
+        depth::check(&program, flow, &v.notes.depth)?;
         if let Some(claims) = options.claims {
-            claims.end(v.masks);
+            claims.end(&v.live);
         }
-        Ok(Some(gather(program, &v)))
+        Ok(gather(&program, &v))
     });
     v.conclude(&result);
-    result
+    result.map(|facts| Verified { program, facts })
 }
 
 /// The main function with the context, and each global function with what its signature says.

@@ -1,10 +1,10 @@
 //! When a state need not be explored because an explored one covers it.
 //!
 //! `old` covers `new` when every machine that `new` describes is one that `old` describes, except in registers
-//! and slots that cannot matter any more ([`super::live`]). What was let pass for the latter reason is recorded,
-//! because the demands behind the masks can still grow; the caller checks it in the end.
+//! that are dead ([`super::live`]), slots that are not read, and numbers that do not matter ([`super::history`]).
 
-use super::live::{Mask, Masks};
+use super::history::Marks;
+use super::live::{ARGS, CALLEE_SAVED, Mask};
 use super::resource::{Held, Resource};
 use super::state::{Byte, Frame, Slot, State, Value};
 use crate::insn::{Pc, Reg};
@@ -38,43 +38,27 @@ impl Mode {
 pub(super) struct Compare {
     ids: Vec<(u32, u32)>,
     fresh: u32,
-    /// Places where a number only passed because it does not matter: (position of the mask, what).
-    pub relied: Vec<(Pc, Mask)>,
 }
 
-/// Registers that survive in a caller's frame.
-const CALLEE_SAVED: u16 = 0b111_1100_0000;
-/// And in the frame of a helper's call that calls back, which gives them to each callback.
-const ARGS: u16 = 0b11_1110;
-
-/// The mask of frame `i` of a state at `pc`, and the position it is taken from.
-pub(super) fn mask_of(state: &State, i: usize, pc: Pc, masks: &[Mask]) -> (Pc, Mask) {
+/// The registers that are live in frame `i` of a state at `pc`.
+fn live_in(state: &State, i: usize, pc: Pc, live: &[u16]) -> u16 {
     if i == state.depth() {
-        return (pc, masks[pc.index()]);
+        return live[pc.index()];
     }
     let callee = state.frame(i + 1);
+    // A helper that calls back gives its arguments to each callback.
     let kept = if callee.called_back.is_some() { CALLEE_SAVED | ARGS } else { CALLEE_SAVED };
-    let mask = masks[callee.call_site.index()];
-    (callee.call_site, Mask { regs: mask.regs & kept, slots: mask.slots })
+    live[callee.call_site.index()] & kept
 }
 
-/// Forgets everything in `state` that is dead at `pc`, and ids that only one place has.
-pub(super) fn clean(state: &mut State, pc: Pc, masks: &Masks) {
+/// Forgets the registers that are dead at `pc`, and ids that only one place has.
+pub(super) fn clean(state: &mut State, pc: Pc, live: &[u16]) {
     for i in 0..=state.depth() {
-        let (_, live) = mask_of(state, i, pc, &masks.live);
+        let live = Mask { regs: live_in(state, i, pc, live), slots: 0 };
         let frame = state.frame_mut(i);
         for reg in Reg::ALL {
             if !live.reg(reg) && reg != Reg::FP {
                 frame.set(reg, Value::UNINIT);
-            }
-        }
-        let dead = |(n, slot): (usize, &Slot)| live.slots >> n & 1 == 0 && *slot != Slot::EMPTY;
-        if frame.stack.iter().enumerate().any(dead) {
-            let stack = std::rc::Rc::make_mut(&mut frame.stack);
-            for (n, slot) in stack.iter_mut().enumerate() {
-                if live.slots >> n & 1 == 0 {
-                    *slot = Slot::EMPTY;
-                }
             }
         }
     }
@@ -93,13 +77,20 @@ pub(super) fn clean(state: &mut State, pc: Pc, masks: &Masks) {
 }
 
 impl Compare {
-    /// Whether `old`, stored at `pc`, stands for `new`.
-    pub fn states(&mut self, old: &State, new: &State, pc: Pc, masks: &Masks, mode: Mode) -> bool {
+    /// Whether `old`, stored at `pc`, stands for `new`. `marks` says what of `old` matters, by frame; without it, all does.
+    pub fn states(
+        &mut self,
+        old: &State,
+        new: &State,
+        pc: Pc,
+        live: &[u16],
+        marks: Option<&[Marks]>,
+        mode: Mode,
+    ) -> bool {
         if old.depth() != new.depth() {
             return false;
         }
         self.ids.clear();
-        self.relied.clear();
         self.fresh = u32::MAX;
         if !self.held(&old.held, &new.held) {
             return false;
@@ -109,14 +100,11 @@ impl Compare {
             if a.func != b.func || a.call_site != b.call_site || !same_loops(a, b, mode) {
                 return false;
             }
-            let (at, precise) = mask_of(old, i, pc, &masks.precise);
-            let (_, live) = mask_of(old, i, pc, &masks.live);
-            let mut relied = Mask::default();
-            if !self.frames(a, b, (live, precise), mode, &mut relied) {
+            let live = live_in(old, i, pc, live);
+            let (precise, read) =
+                marks.and_then(|m| m.get(i)).map_or((Mask::ALL, u64::MAX), |marks| (marks.precise, marks.read));
+            if !self.frames(a, b, (Mask { regs: live, slots: read }, precise), mode) {
                 return false;
-            }
-            if relied != Mask::default() {
-                self.relied.push((at, relied));
             }
         }
         true
@@ -136,16 +124,11 @@ impl Compare {
             })
     }
 
-    fn frames(&mut self, a: &Frame, b: &Frame, masks: (Mask, Mask), mode: Mode, relied: &mut Mask) -> bool {
+    fn frames(&mut self, a: &Frame, b: &Frame, masks: (Mask, Mask), mode: Mode) -> bool {
         let (live, precise) = masks;
         for reg in Reg::ALL {
-            if !live.reg(reg) {
-                continue;
-            }
-            match self.values(a.reg(reg), b.reg(reg), precise.reg(reg), mode) {
-                Verdict::No => return false,
-                Verdict::Yes => {}
-                Verdict::Relied => relied.regs |= 1 << reg.index(),
+            if live.reg(reg) && !self.values(a.reg(reg), b.reg(reg), precise.reg(reg), mode) {
+                return false;
             }
         }
         if std::rc::Rc::ptr_eq(&a.stack, &b.stack) {
@@ -156,85 +139,67 @@ impl Compare {
             }
         }
         for n in 0..a.stack.len().max(if mode == Mode::Same { b.stack.len() } else { 0 }) {
-            if live.slots >> n & 1 == 0 {
-                continue;
-            }
-            match self.slots(&a.slot(n), &b.slot(n), precise.slots >> n & 1 == 1, mode) {
-                Verdict::No => return false,
-                Verdict::Yes => {}
-                Verdict::Relied => relied.slots |= 1 << n,
+            // Iterators are there for whoever may still take an item.
+            let matters = live.slot(n) || a.slot(n).iterator().is_some();
+            if matters && !self.slots(&a.slot(n), &b.slot(n), precise.slot(n), mode) {
+                return false;
             }
         }
         true
     }
 
-    fn slots(&mut self, a: &Slot, b: &Slot, precise: bool, mode: Mode) -> Verdict {
+    fn slots(&mut self, a: &Slot, b: &Slot, precise: bool, mode: Mode) -> bool {
+        let spilled = a.spilled() as usize;
         if let Some(x) = a.iterator() {
             let same = |y: super::state::Iterator| {
                 x.drained == y.drained
                     && (x.id == y.id || mode != Mode::Covers(Names::Same))
                     && self.same_id(x.id, y.id)
             };
-            return Verdict::from(b.iterator().is_some_and(same));
+            return b.iterator().is_some_and(same);
         }
-        let mut verdict = Verdict::Yes;
-        let spilled = a.spilled() as usize;
         if spilled > 0 {
-            let value = content(b, spilled);
-            let Some(value) = value else { return Verdict::No };
-            if mode == Mode::Same && b.spilled() as usize != spilled {
-                return Verdict::No;
+            let Some(value) = content(b, spilled) else { return false };
+            if mode == Mode::Same && b.spilled() as usize != spilled || !self.values(&a.spill, &value, precise, mode) {
+                return false;
             }
-            verdict = self.values(&a.spill, &value, precise, mode);
         }
-        for (x, y) in a.bytes.iter().zip(&b.bytes).skip(spilled) {
+        a.bytes.iter().zip(&b.bytes).skip(spilled).all(|(x, y)| {
             let zero = *y == Byte::Zero || *y == Byte::Spill && b.spill.is_null();
-            verdict = verdict.and(match (*x, *y) {
-                (Byte::Invalid, Byte::Invalid) => Verdict::Yes,
-                (Byte::Invalid, _) if mode.covers() => Verdict::Yes,
-                (_, Byte::Invalid) => Verdict::No,
-                (_, Byte::Iterator) => Verdict::No,
-                (Byte::Misc, Byte::Spill) if b.spill.is_pointer() => Verdict::No,
-                (Byte::Misc, _) if mode.covers() => Verdict::Yes,
-                (Byte::Zero, _) if zero => Verdict::Yes,
-                (Byte::Zero, Byte::Spill) if b.spill.is_pointer() => Verdict::No,
-                (Byte::Zero, _) if !precise && mode.covers() => Verdict::Relied,
-                (x, y) if x == y => Verdict::Yes,
-                _ => Verdict::No,
-            });
-        }
-        verdict
+            match (*x, *y) {
+                (Byte::Invalid, Byte::Invalid) => true,
+                (Byte::Invalid, _) if mode.covers() => true,
+                (_, Byte::Invalid | Byte::Iterator) => false,
+                (Byte::Misc | Byte::Zero, Byte::Spill) if b.spill.is_pointer() => false,
+                (Byte::Misc, _) if mode.covers() => true,
+                (Byte::Zero, _) if zero => true,
+                (Byte::Zero, _) if !precise && mode.covers() => true,
+                (x, y) => x == y,
+            }
+        })
     }
 
-    fn values(&mut self, a: &Value, b: &Value, precise: bool, mode: Mode) -> Verdict {
+    fn values(&mut self, a: &Value, b: &Value, precise: bool, mode: Mode) -> bool {
         use super::state::Kind;
         if a.kind == Kind::Uninit && (mode.covers() || b.kind == Kind::Uninit) {
-            return Verdict::Yes;
+            return true;
         }
         if a.kind != b.kind || a.nullable != b.nullable || (a.owner == 0) != (b.owner == 0) {
-            return Verdict::No;
+            return false;
         }
         if a.owner != 0 && !self.same_id(a.owner, b.owner) {
-            return Verdict::No;
+            return false;
         }
         if mode == Mode::Same {
             let same = a.off == b.off && a.range == b.range && a.num == b.num && (a.id == 0) == (b.id == 0);
-            return Verdict::from(a.is_scalar() && a.num == b.num || same && (a.id == 0 || self.same_id(a.id, b.id)));
+            return a.is_scalar() && a.num == b.num || same && (a.id == 0 || self.same_id(a.id, b.id));
         }
-        let covers = a.num.covers(&b.num);
         if a.is_scalar() {
-            if a.id != 0 && (a.off != b.off || !self.same_id(a.id, b.id)) {
-                return Verdict::No;
-            }
-            return match (covers, precise) {
-                (true, _) => Verdict::Yes,
-                (false, false) => Verdict::Relied,
-                (false, true) => Verdict::No,
-            };
+            return !precise || a.num.covers(&b.num) && (a.id == 0 || a.off == b.off && self.same_id(a.id, b.id));
         }
         let reach = if a.past_end() { a.range == b.range } else { a.range <= b.reach() };
-        let same = covers && a.off == b.off && reach;
-        Verdict::from(same && (a.id == 0 || self.same_id(a.id, b.id)))
+        let same = a.num.covers(&b.num) && a.off == b.off && reach;
+        same && (a.id == 0 || self.same_id(a.id, b.id))
     }
 
     /// Ids are names: what has one id in the old state must have one id in the new one.
@@ -277,29 +242,4 @@ fn content(slot: &Slot, bytes: usize) -> Option<Value> {
         return Some(Value::constant(0));
     }
     Some(Value::scalar(Scalar::unsigned_bits(8 * bytes as u32)))
-}
-
-/// The outcome of comparing one place.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    No,
-    Yes,
-    /// Yes, because the number does not matter.
-    Relied,
-}
-
-impl Verdict {
-    fn and(self, other: Verdict) -> Verdict {
-        match (self, other) {
-            (Verdict::No, _) | (_, Verdict::No) => Verdict::No,
-            (Verdict::Relied, _) | (_, Verdict::Relied) => Verdict::Relied,
-            (Verdict::Yes, Verdict::Yes) => Verdict::Yes,
-        }
-    }
-}
-
-impl From<bool> for Verdict {
-    fn from(yes: bool) -> Verdict {
-        if yes { Verdict::Yes } else { Verdict::No }
-    }
 }

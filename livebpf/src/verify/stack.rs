@@ -29,10 +29,14 @@ impl Span {
     fn exact(&self) -> bool {
         self.min == self.max
     }
-    /// The slots it may touch, as bits.
+    /// The slots it may touch, one bit each.
     pub fn slots(&self) -> u64 {
-        let (high, low) = (place(self.max + i64::from(self.size) - 1).0, place(self.min).0);
-        u64::MAX >> (63 - (low - high)) << high
+        let (first, last) = (place(self.max + i64::from(self.size) - 1).0, place(self.min).0);
+        (u64::MAX >> (63 - last)) & (u64::MAX << first)
+    }
+    /// Whether it is one slot, all of it.
+    pub fn whole_slot(&self) -> bool {
+        self.exact() && self.size == 8 && self.min % 8 == 0
     }
 }
 

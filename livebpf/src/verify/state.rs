@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use super::history::Position;
 use super::looping::{Budget, Calls};
 use super::resource::Held;
 use super::scalar::Scalar;
@@ -304,15 +305,13 @@ pub(super) struct State {
     pub held: Vec<Held>,
     /// Callbacks entered and `may_goto` passed so far.
     pub passes: u32,
-    /// The last decision on the path, an index into the trail.
-    pub trail: u32,
-    /// The stored state it descends from.
-    pub node: u32,
+    /// Where it stands on its path.
+    pub at: Position,
 }
 
 impl State {
     pub fn new(cur: Frame) -> State {
-        State { callers: Vec::new(), cur, held: Vec::new(), passes: 0, trail: u32::MAX, node: u32::MAX }
+        State { callers: Vec::new(), cur, held: Vec::new(), passes: 0, at: Position::START }
     }
     pub fn depth(&self) -> usize {
         self.callers.len()
@@ -342,13 +341,6 @@ impl State {
     }
     pub fn set(&mut self, reg: Reg, value: Value) {
         self.cur.set(reg, value);
-    }
-    /// Whether `wanted` picks some register or spilled register.
-    pub fn any(&self, wanted: impl Fn(&Value) -> bool) -> bool {
-        let spilled = |slot: &Slot| slot.bytes[0] == Byte::Spill && wanted(&slot.spill);
-        (0..=self.depth())
-            .map(|i| self.frame(i))
-            .any(|frame| frame.regs.iter().any(&wanted) || frame.stack.iter().any(spilled))
     }
     /// Calls `change` on every register and spilled register of every frame that `wanted` picks.
     pub fn for_each(&mut self, wanted: impl Fn(&Value) -> bool, change: impl Fn(&mut Value)) {

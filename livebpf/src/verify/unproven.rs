@@ -8,7 +8,7 @@ use super::facts::{Facts, TailCall};
 use super::reject::{Rejection, Rule};
 use super::{MAX_STACK, Verified};
 use crate::helper;
-use crate::insn::{Imm64, Insn, Insns, Pc, Reg, Src};
+use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program};
 
 impl Verified {
@@ -79,7 +79,7 @@ fn tail_call_before(program: &Program, flow: &Flow, call: Pc) -> TailCall {
     let (mut map, mut index) = (None, None);
     let mut pc = call;
     while !(flow.join[pc.index()] || map.is_some() && index.is_some()) {
-        let Some((at, insn)) = previous(&program.insns, pc) else { break };
+        let Some((at, insn)) = program.insns.before(pc) else { break };
         if flow.func[at.index()] != flow.func[call.index()] {
             break;
         }
@@ -120,13 +120,4 @@ fn tail_call_before(program: &Program, flow: &Flow, call: Pc) -> TailCall {
         (Some(map), _) => TailCall::Indirect { map },
         (None, _) => TailCall::Dynamic,
     }
-}
-
-fn previous(insns: &Insns, pc: Pc) -> Option<(Pc, Insn)> {
-    let one = Pc(pc.0.checked_sub(1)?);
-    if let Some(insn) = insns.get(one) {
-        return Some((one, insn));
-    }
-    let two = Pc(one.0.checked_sub(1)?);
-    insns.get(two).map(|insn| (two, insn))
 }
