@@ -307,6 +307,14 @@ impl Verifier<'_> {
         Some(u64::from_le_bytes(word))
     }
 
+    /// What authors who are not trusted may not do to spilled addresses by writing to the stack.
+    fn keep_spilled(&self, state: &State, span: Span) -> Step<()> {
+        match self.options.trust {
+            Trust::Trusted => Ok(()),
+            Trust::Untrusted => stack::keep_whole(state.frame(span.frame), span),
+        }
+    }
+
     /// `*cell = src`.
     pub(super) fn store(&mut self, state: &mut State, pc: Pc, cell: Cell, src: Src) -> Step<()> {
         let base = cell.base;
@@ -326,6 +334,7 @@ impl Verifier<'_> {
             Place::Stack(span) => {
                 self.history.write(&mut state.at, pc, span.frame, span.slots(), span.whole_slot());
                 let before = value.id;
+                self.keep_spilled(state, span).map_err(|f| f.with(base))?;
                 stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
                 if let (Src::Reg(reg), true) = (src, value.id != before) {
                     state.cur.regs[reg.index()].id = value.id;
@@ -393,6 +402,7 @@ impl Verifier<'_> {
                     return Err(Fail::new(Rule::Pointer, text).with(base));
                 }
             }
+            self.keep_spilled(state, span).map_err(|f| f.with(base))?;
             stack::overwrite(state, span);
             old = found;
         }
@@ -426,6 +436,7 @@ impl Verifier<'_> {
                     self.notes.shows_addresses |= content.pointer;
                 }
                 if write {
+                    self.keep_spilled(state, span).map_err(|f| f.with(reg))?;
                     stack::overwrite(state, span);
                 }
                 Ok(())

@@ -67,6 +67,17 @@ pub(super) fn outside(reg: Reg, base: &Value, off: i64, size: u32, write: bool) 
     Fail::new(Rule::Memory, text).with(reg)
 }
 
+/// Refuses a write that would leave part of a spilled address behind as a number: for authors who are not trusted, and may
+/// not write where the offset varies.
+pub(super) fn keep_whole(frame: &Frame, span: Span) -> Step<()> {
+    let holds = |slot: usize| span.slots() >> slot & 1 == 1 && frame.slot(slot).holds_pointer();
+    let whole = span.exact() && (span.size, place(span.min).1) == (8, 0);
+    if whole || !(0..frame.stack.len()).any(holds) {
+        return Ok(());
+    }
+    Err(Fail::new(Rule::Memory, "attempt to corrupt spilled pointer on stack"))
+}
+
 /// Writes the low `span.size` bytes of `value`; a number that is spilled whole gets an id, so that it stays linked.
 pub(super) fn write(state: &mut State, span: Span, value: &mut Value, new_id: impl FnOnce() -> u32) -> Step<()> {
     if matches!(value.kind, Kind::Stack(_)) && span.frame != state.depth() {
