@@ -332,6 +332,24 @@ exit\nout:\nr0 = 0\nexit";
 }
 
 #[test]
+fn the_trace_reads_like_the_kernels_log() {
+    let body =
+        "accept\nr6 = *(u32 *)(r1 + 12)\n*(u32 *)(r10 - 8) = r6\nif r6 > 7 goto out\nr1 = 3\ncall sub\nout:\nr0 = 0
+exit\nfn sub static int int\nsub:\nr0 = r1\nexit";
+    let (table, log) = (Table::builtin(), std::cell::RefCell::new(String::new()));
+    let verified = verify(case("trace", body).program, &Options { log: Some(&log), ..Options::new(&table) });
+    let facts = verified.expect("nothing is wrong with it").facts().clone();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/verifier/trace.log");
+    if std::env::var_os("LIVEBPF_BLESS").is_some() {
+        std::fs::write(&path, log.borrow().as_str()).expect("the file can be written");
+    }
+    let wanted = std::fs::read_to_string(&path).expect("the file is there");
+    assert_eq!(log.into_inner(), wanted, "{}", path.display());
+    let silent = check(case("trace", body).program).expect("nothing is wrong with it");
+    assert_eq!(silent.facts(), &facts, "a trace changes nothing");
+}
+
+#[test]
 fn a_rejection_says_what_made_the_registers() {
     let body = "reject x\nr2 = *(u32 *)(r1 + 0)\nr7 = r2\nr7 += 4\nr1 = r7\ncall sub\nexit\nfn sub static int ctx\nsub:\nr0 = *(u8 *)(r1 + 0)\nexit";
     let refused = check(case("origin", body).program).expect_err("no check");

@@ -50,7 +50,6 @@ const BY_PHRASE: &[(&str, &str)] = &[
     ("invalid indirect read from stack", "initialise the variable on every path, padding included: `= {}` or memset"),
     ("variable-offset", "bound the index on both sides before using it on the stack"),
     ("invalid write to stack", "write below the frame pointer, at most 512 bytes: is the index within the array?"),
-    ("stack", "keep within the 512 bytes below the frame pointer"),
     ("leaks addr", "store a number instead: programs that are not trusted may not show addresses"),
     ("leaking pointer", "store a number instead: programs that are not trusted may not show addresses"),
     ("partial copy of pointer", "use 64-bit variables for pointers"),
@@ -85,10 +84,8 @@ const BY_PHRASE: &[(&str, &str)] = &[
     ("helper access to the packet is not allowed", "copy the bytes to the stack first and pass that"),
     ("reference leak", "give back on every path what was acquired: submit, discard, release or destroy it"),
     ("Unreleased reference", "give back on every path what was acquired: submit, discard, release or destroy it"),
-    ("release", "give it back exactly once, with the pointer that was acquired"),
     ("bpf_spin_lock-ed region", "unlock first"),
     ("while holding a lock", "unlock first, or move the call out of the locked region"),
-    ("lock", "lock and unlock the same element, one at a time, and unlock on every path"),
     (
         "is too large",
         "the program is explored path by path: use fewer branches in loops, smaller bounds, bpf_loop() or global functions",
@@ -124,6 +121,9 @@ const BY_PHRASE: &[(&str, &str)] = &[
     ("unknown opcode 8d", "call a function by its name, or choose between several with `if` or a tail call"),
     ("not pointing to valid bpf_map", "declare the map in section .maps and name it in the program"),
     ("BPF_ATOMIC", "atomic operations work on stack and map values: copy the value first"),
+    ("stack", "keep within the 512 bytes below the frame pointer"),
+    ("lock", "lock and unlock the same element, one at a time, and unlock on every path"),
+    ("release", "give it back exactly once, with the pointer that was acquired"),
 ];
 
 fn by_rule(rule: Rule) -> Option<&'static str> {

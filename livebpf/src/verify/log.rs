@@ -178,7 +178,9 @@ fn touched(before: &State, after: &State, insn: &Insn) -> Wanted {
         }
     }
     let (old, new) = (&before.cur.stack, &after.cur.stack);
-    for (n, slot) in new.iter().enumerate() {
+    // What a jump tells about copies is not shown, as in the kernel's log.
+    let shown = if matches!(insn, Insn::Jmp { .. }) { 0 } else { new.len() };
+    for (n, slot) in new.iter().enumerate().take(shown) {
         if old.get(n).copied().unwrap_or(Slot::EMPTY) != *slot {
             wanted.slots |= 1 << n;
         }

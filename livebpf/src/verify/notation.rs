@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use super::resource::Held;
 use super::scalar::Scalar;
-use super::state::{Byte, Kind, Slot, State, Value};
-use crate::insn::Reg;
+use super::state::{AT_END, Byte, Kind, PAST_END, Slot, State, Value};
+use crate::insn::{Insn, Reg};
 use crate::link::Program;
 
 /// A value to be printed. Without a program maps are shown by their number.
@@ -93,7 +93,12 @@ impl Shown<'_> {
             parts.push(format!("off={}", signed(v.off.into())));
         }
         match v.kind {
-            Kind::Packet | Kind::PacketMeta => parts.push(format!("r={}", v.range)),
+            Kind::Packet | Kind::PacketMeta => parts.push(match v.range {
+                // Compared with the end, which tells that it is there, or behind it.
+                AT_END => "r=0xffffffffffffffff".to_owned(),
+                PAST_END => "r=0xfffffffffffffffe".to_owned(),
+                range => format!("r={range}"),
+            }),
             Kind::Mem(size) | Kind::Record(size) | Kind::Item(size) => {
                 parts.push(format!("sz={}", unsigned(size.into())))
             }
@@ -206,6 +211,9 @@ pub(super) fn frame(program: &Program, state: &State, i: usize, wanted: Wanted) 
     if !state.held.is_empty() {
         let ids: Vec<String> = state.held.iter().map(|held: &Held| held.id.to_string()).collect();
         let _ = write!(text, " refs={}", ids.join(","));
+    }
+    if i > 0 && matches!(program.insns.get(frame.call_site), Some(Insn::Call { .. })) {
+        text.push_str(" cb");
     }
     text
 }
