@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use serde_json::Value;
 struct Play {
     commands: String,
     wanted: Vec<Wanted>,
+    /// What was written to sections of variables, by map.
+    sections: BTreeMap<String, Vec<u8>>,
 }
 
 /// What a command has to answer.
@@ -56,7 +59,8 @@ impl Play {
             return None;
         }
         let object = Object::parse(&std::fs::read(path).unwrap()).unwrap();
-        let mut play = Play { commands: format!("prog loadall {path}\n"), wanted: vec![Wanted::Anything] };
+        let commands = format!("prog loadall {path}\n");
+        let mut play = Play { commands, wanted: vec![Wanted::Anything], sections: BTreeMap::new() };
         for step in steps {
             play.step(step, &object, packet);
         }
@@ -71,7 +75,7 @@ impl Play {
         } else if let Some([array, index]) = step["clear"].as_array().map(Vec::as_slice) {
             format!("map delete name {} key hex {}", name(array), key(index))
         } else if let Some(variable_name) = step["setvar"].as_str() {
-            set_variable(object.maps(), variable_name, number(&step["value"]))
+            set_variable(object.maps(), variable_name, number(&step["value"]), &mut self.sections)
         } else if let Some(variable_name) = step["var"].as_str() {
             // Only scenarios of the unverified door ask for something else than a value.
             wanted = Wanted::Variable(variable_name.to_owned(), number(&step["value"]));
@@ -104,17 +108,17 @@ impl Play {
     }
 }
 
-/// Writes the section as the object has it, with the variable in it. The scenarios set the variables of a section together.
-fn set_variable(maps: &[Arc<MapDef>], name: &str, value: u64) -> String {
+/// Writes the section as the object has it, with this variable and those set before in it.
+fn set_variable(maps: &[Arc<MapDef>], name: &str, value: u64, sections: &mut BTreeMap<String, Vec<u8>>) -> String {
     let (map, place) = variable(maps, name);
-    let mut data = match &map.init {
+    let data = sections.entry(map.name.clone()).or_insert_with(|| match &map.init {
         MapInit::Data(data) => data.clone(),
         MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => Vec::new(),
-    };
+    });
     data.resize(map.value_size as usize, 0);
     let size = place.len();
     data[place].copy_from_slice(&value.to_le_bytes()[..size]);
-    format!("map update name {} key 0 0 0 0 value hex {}", map.name, hex(&data))
+    format!("map update name {} key 0 0 0 0 value hex {}", map.name, hex(data))
 }
 
 #[track_caller]
