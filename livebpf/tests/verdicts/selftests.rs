@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use livebpf::context::Context;
-use livebpf::link;
+use livebpf::link::{self, LinkError};
 use livebpf::object::{MapInit, Object};
 use livebpf::runtime::{Ebpf, LoadOptions};
 use livebpf::verify::Trust;
@@ -38,6 +38,7 @@ fn answer(row: &Value, name: String, object: &Object, program: &str) -> Answer {
     let phrases = row["messages"].as_array().into_iter().flatten().filter_map(|m| m.as_str().map(str::to_owned));
     let (ours, text, log) = match link::link(object, program) {
         Ok(linked) => judge(&linked, Trust::Trusted),
+        Err(error @ LinkError::Decode { .. }) => (Verdict::Reject, error.to_string(), String::new()),
         Err(error) => (Verdict::Unsupported, error.to_string(), String::new()),
     };
     let mut answer =
