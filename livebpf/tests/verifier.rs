@@ -6,7 +6,7 @@ use std::sync::Arc;
 use livebpf::helper::Table;
 use livebpf::insn::{Pc, text};
 use livebpf::link::{FuncSig, MapId, Program, Subprogram, TypeKind};
-use livebpf::object::{AttachType, MapDef, MapInit, MapType, ProgType, ProgramKind};
+use livebpf::object::{AttachType, MapDef, MapInit, MapType, ProgType, ProgramKind, SpecialField, SpecialKind};
 use livebpf::verify::{Options, Rejection, Rule, TailCall, Trust, Verified, verify};
 
 struct Case {
@@ -49,6 +49,11 @@ fn map(words: &[&str], number: usize) -> Arc<MapDef> {
         }
         Some(&"flags") => def.map_flags = words[5].parse().expect("flags"),
         Some(&"inner") => def.inner = Some(Box::new(Arc::unwrap_or_clone(map(&words[5..], number)))),
+        Some(word @ (&"lock" | &"timer")) => {
+            let (kind, size) = if *word == "lock" { (SpecialKind::SpinLock, 4) } else { (SpecialKind::Timer, 16) };
+            let offset = words[5].parse().expect("an offset");
+            def.special.push(SpecialField { kind, offset, size });
+        }
         Some(other) => panic!("unknown word {other}"),
         None => {}
     }
@@ -168,7 +173,7 @@ fn helpers_and_maps() {
 
 #[test]
 fn resources() {
-    run("resources.txt", 18);
+    run("resources.txt", 37);
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn maps() -> Vec<Proto> {
         number(id::MAP_POP_ELEM, &[Map, MapValueUninit]),
         number(id::MAP_PEEK_ELEM, &[Map, MapValueUninit]),
         proto(id::TAIL_CALL, Ret::Void, &[Ctx, Map, Anything]),
+        proto(id::SPIN_LOCK, Ret::Void, &[SpinLock]),
+        proto(id::SPIN_UNLOCK, Ret::Void, &[SpinLock]),
     ]
 }
 

@@ -53,6 +53,8 @@ pub enum Arg {
     AllocSize,
     /// A record of a ring buffer as it was reserved, which the call takes back.
     Record,
+    /// The lock in a map's value: `struct bpf_spin_lock`.
+    SpinLock,
     /// What an embedder's helper handed out ([`Ret::AcquiredOrNull`]) and the program keeps.
     Borrowed(Class),
     /// The same, which the call takes back.
@@ -170,6 +172,8 @@ pub enum TableError {
     ResultWithoutSize { name: String },
     #[error("helper {name}: argument {arg} is a second thing to be taken back, wanted at most one")]
     SecondRelease { name: String, arg: usize },
+    #[error("helper {name}: argument {arg} is a lock, which only the kernel's helpers take")]
+    Lock { name: String, arg: usize },
     #[error("helper {name}: hands out memory of {size} bytes, wanted at most {MAX_ACQUIRED}")]
     AcquiredSize { name: String, size: u32 },
 }
@@ -217,6 +221,9 @@ impl Proto {
             }
             if arg.needs_map() && !map {
                 return Err(TableError::NoMap { name: name(), arg: number });
+            }
+            if *arg == Arg::SpinLock && self.id >= FIRST_CUSTOM {
+                return Err(TableError::Lock { name: name(), arg: number });
             }
             if arg.releases() && std::mem::replace(&mut released, true) {
                 return Err(TableError::SecondRelease { name: name(), arg: number });

@@ -145,6 +145,7 @@ fn check_one<'e>(
         Arg::Out(size) => span(size.into(), true),
         // How far the string goes was decided on the data that it lies in.
         Arg::ConstStr => span(1, false),
+        Arg::SpinLock => span(4, true),
         Arg::Size if value == 0 => Err("a size of 0".to_owned()),
         Arg::Size | Arg::SizeOrZero | Arg::AllocSize => Ok(()),
         Arg::Record | Arg::Borrowed(_) | Arg::Released(_) if value == 0 => Err("null".to_owned()),

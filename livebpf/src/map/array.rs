@@ -4,7 +4,7 @@
 //! per-CPU array is one such array per CPU, each beginning on a cache line of its own.
 
 use super::cell::{Bytes, OutOfMemory, Slice};
-use super::{ArrayLayout, MapError, Source};
+use super::{ArrayLayout, MapError, Source, guard};
 
 /// The values of an array.
 pub(super) struct Array {
@@ -16,6 +16,8 @@ pub(super) struct Array {
     cpu_stride: usize,
     /// 1 when not per CPU.
     cpus: u32,
+    /// Offset of the lock in each value, where there is one.
+    lock: Option<usize>,
 }
 
 impl Array {
@@ -37,7 +39,13 @@ impl Array {
             entries,
             cpu_stride: cpu_stride as usize,
             cpus,
+            lock: None,
         })
+    }
+
+    /// The same with a lock at this offset in each value.
+    pub(super) fn with_lock(self, lock: Option<u32>) -> Array {
+        Array { lock: lock.map(|off| off as usize), ..self }
     }
 
     pub(super) fn layout(&self) -> ArrayLayout {
@@ -63,12 +71,16 @@ impl Array {
         self.block.slice().sub(cpu_start.checked_add(self.stride * index as usize)?, self.value_size)
     }
 
+    /// Sets it; with `locked`, while holding its lock.
     #[inline]
-    pub(super) fn update(&self, index: u32, value: impl Source, cpu: u32) -> Result<(), MapError> {
+    pub(super) fn update(&self, index: u32, value: impl Source, cpu: u32, locked: bool) -> Result<(), MapError> {
         let Some(target) = self.value(index, cpu) else {
             return Err(MapError::Invalid(format!("there is no CPU {cpu}, the map has {}", self.cpus).into()));
         };
-        value.copy_to(target);
+        match self.lock {
+            None => value.copy_to(target),
+            Some(lock) => guard::put(value, target, lock, locked)?,
+        }
         Ok(())
     }
 
@@ -85,12 +97,12 @@ impl Array {
     }
 
     /// Sets the value from the form in which users see it, whose size has been checked.
-    pub(super) fn write(&self, index: u32, value: &[u8]) -> Result<(), MapError> {
+    pub(super) fn write(&self, index: u32, value: &[u8], locked: bool) -> Result<(), MapError> {
         if !self.is_percpu() {
-            return self.update(index, value, 0);
+            return self.update(index, value, 0, locked);
         }
         for (cpu, part) in value.chunks_exact(self.stride).enumerate() {
-            self.update(index, &part[..self.value_size], cpu as u32)?;
+            self.update(index, &part[..self.value_size], cpu as u32, false)?;
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ pub(super) fn storage(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
         MapType::ARRAY => {
             check_array(def, flag::NUMA_NODE | flag::MMAPABLE | flag::ACCESS | flag::INNER_MAP)?;
             let array = Array::new(def.value_size, def.max_entries, None).map_err(|e| no_memory(def, e))?;
+            let array = array.with_lock(def.lock());
             fill(def, &array)?;
             Ok(Storage::Array(array))
         }
@@ -74,6 +75,7 @@ pub(super) fn storage(def: &MapDef, cpus: u32) -> Result<Storage, MapError> {
         MapType::HASH => {
             check_hash(def)?;
             let hash = Hash::new(def.key_size, def.value_size, def.max_entries, cpus).map_err(|e| no_memory(def, e))?;
+            let hash = hash.with_lock(def.lock());
             Ok(Storage::Hash(hash))
         }
         MapType::PERCPU_HASH | MapType::LRU_HASH | MapType::LRU_PERCPU_HASH => other_hash(def, cpus),
@@ -283,6 +285,10 @@ fn fill(def: &MapDef, array: &Array) -> Result<(), MapError> {
         invalid(format!("{} bytes of initial data do not fit into a value of {}", data.len(), def.value_size))
     })?;
     value.write(data);
+    // Whatever the object says: nobody holds it yet.
+    if let Some(word) = def.lock().and_then(|off| value.atomic_u32(off as usize)) {
+        word.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
     Ok(())
 }
 

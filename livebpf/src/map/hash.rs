@@ -53,7 +53,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 use super::cell::{Bytes, OutOfMemory, Slice};
-use super::{BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, MapError, Source, check_flags};
+use super::{BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, MapError, Source, check_flags, guard};
 use crate::insn::Size;
 
 /// Element: number of the next one in its chain.
@@ -87,6 +87,8 @@ pub(super) struct Hash {
     seed: u64,
     /// Offset of the mark in an element, in maps that forget.
     mark_at: Option<usize>,
+    /// Offset of the lock in each value, where there is one.
+    lock: Option<usize>,
     /// Where to look next for an element to forget.
     hand: AtomicU32,
     /// Deleted elements: number of the first in the low half, a count of changes in the high half.
@@ -119,6 +121,11 @@ impl Hash {
     /// An empty map; the sizes have been checked by the caller.
     pub(super) fn new(key_size: u32, value_size: u32, max_entries: u32, cpus: u32) -> Result<Hash, OutOfMemory> {
         Hash::of_kind(Kind::default(), key_size, value_size, max_entries, cpus)
+    }
+
+    /// The same with a lock at this offset in each value.
+    pub(super) fn with_lock(self, lock: Option<u32>) -> Hash {
+        Hash { lock: lock.map(|off| off as usize), ..self }
     }
 
     /// The same for the other kinds.
@@ -158,6 +165,7 @@ impl Hash {
             max_entries,
             seed: RandomState::new().hash_one(0u64),
             mark_at,
+            lock: None,
             hand: AtomicU32::new(0),
             free: AtomicU64::new(0),
             fresh: AtomicU32::new(0),
@@ -309,7 +317,9 @@ impl Hash {
     /// Creates or replaces the element of `key`. `cpu` chooses the spare element.
     pub(super) fn update(&self, key: &[u8], value: impl Source, flags: u64, cpu: u32) -> Result<(), MapError> {
         check_flags(flags & !BPF_F_LOCK)?;
-        check_flags(flags)?;
+        if flags & BPF_F_LOCK != 0 && self.lock.is_none() {
+            return Err(super::no_lock());
+        }
         let update = || {
             if let Ok(key) = key.try_into() {
                 self.update_key(u32::from_ne_bytes(key), value, flags, cpu)
@@ -377,12 +387,15 @@ impl Hash {
         if self.cpu_stride != 0 {
             return self.put_value(place.element, value, cpu).ok_or_else(broken);
         }
+        if let (Some(lock), true) = (self.lock, flags & BPF_F_LOCK != 0) {
+            let target = place.element.sub(self.value_at, self.value_size).ok_or_else(broken)?;
+            return guard::put(value, target, lock, true);
+        }
         let spare = &self.spares[(cpu as usize).min(self.spares.len() - 1)].0;
         let new = spare.swap(0, Ordering::Acquire);
         if new == 0 {
             // Another writer has this spare right now.
-            value.copy_to(place.element.sub(self.value_at, self.value_size).ok_or_else(broken)?);
-            return Ok(());
+            return self.put_value(place.element, value, cpu).ok_or_else(broken);
         }
         self.write(new, key, value, place.next, cpu).ok_or_else(broken)?;
         place.relink(&mut locked, new);
@@ -463,7 +476,11 @@ impl Hash {
                 self.cpu_stride.checked_mul(cpu as usize).filter(|off| off + self.value_size <= self.values_size)?;
             element.sub(self.value_at + off, self.value_size)?
         };
-        value.copy_to(target);
+        match self.lock {
+            None => value.copy_to(target),
+            // The element's former life may not be over for everyone: who still holds its lock keeps it.
+            Some(lock) => guard::put(value, target, lock, false).ok()?,
+        }
         Some(())
     }
 

@@ -80,7 +80,7 @@ impl Outer {
         let any_length = self.template.map_type != MapType::ARRAY
             || inner.map_flags & super::flag::INNER_MAP != 0
             || self.template.max_entries == inner.max_entries;
-        shape(&self.template) == shape(inner) && any_length
+        shape(&self.template) == shape(inner) && self.template.special == inner.special && any_length
     }
 
     /// Puts `inner` at `key`; answers the one that was there. `EINVAL`, `E2BIG`, `EEXIST`, `ENOENT`.
@@ -101,7 +101,7 @@ impl Outer {
                 if index >= *entries {
                     return Err(MapError::IndexTooBig { index, max_entries: *entries });
                 }
-                array.update(index, &address.to_ne_bytes()[..], 0)?;
+                array.update(index, &address.to_ne_bytes()[..], 0, false)?;
             }
             Slots::Hash(hash) => hash.update(key, &address.to_ne_bytes()[..], flags, hash::USER)?,
         }
@@ -117,7 +117,7 @@ impl Outer {
                 if index >= *entries {
                     return Err(MapError::IndexTooBig { index, max_entries: *entries });
                 }
-                array.update(index, &[0; 8][..], 0)?;
+                array.update(index, &[0; 8][..], 0, false)?;
             }
             Slots::Hash(hash) => hash.delete(key)?,
         }

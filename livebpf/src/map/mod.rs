@@ -14,6 +14,7 @@ mod array;
 pub mod cell;
 mod create;
 mod error;
+pub(crate) mod guard;
 mod hash;
 pub(crate) mod held;
 mod inner;
@@ -64,6 +65,8 @@ pub struct Map {
     storage: Storage,
     id: u32,
     cpus: u32,
+    /// Offset of the lock in each value, where there is one.
+    lock: Option<usize>,
     frozen: AtomicBool,
     def: Arc<MapDef>,
 }
@@ -108,6 +111,7 @@ impl Map {
             storage,
             id,
             cpus: cpus.max(1),
+            lock: def.lock().map(|off| off as usize),
             frozen: AtomicBool::new(def.frozen),
             def,
         }))
@@ -313,7 +317,7 @@ impl Map {
             return Err(wrong_size("value", value.len(), self.value_size as usize));
         }
         match &self.storage {
-            Storage::Array(array) => array.update(self.array_index(key, flags)?, value, cpu),
+            Storage::Array(array) => array.update(self.array_index(key, flags)?, value, cpu, flags & BPF_F_LOCK != 0),
             Storage::Hash(hash) => hash.update(key, value, flags, cpu),
             Storage::Lpm(trie) => trie.update(key, value, flags, cpu),
             _ => Err(self.not_possible("an update by a program")),
@@ -340,6 +344,10 @@ impl Map {
             return Err(MapError::Denied("the map is write-only for users".into()));
         }
         self.check_key(key)?;
+        if let Some(lock) = self.lock {
+            let value = self.lookup(key, 0).ok_or(MapError::NotFound)?;
+            return guard::copy(value, lock, false);
+        }
         match &self.storage {
             Storage::Array(array) => index(key).and_then(|i| array.read(i)).ok_or(MapError::NotFound),
             Storage::Hash(hash) => hash.read(key).ok_or(MapError::NotFound),
@@ -360,6 +368,16 @@ impl Map {
         }
     }
 
+    /// The same while holding the value's lock (`BPF_F_LOCK`): `EINVAL` for a map whose values have none.
+    pub fn read_locked(&self, key: &[u8]) -> Result<Vec<u8>, MapError> {
+        if self.def.map_flags & flag::WRONLY != 0 {
+            return Err(MapError::Denied("the map is write-only for users".into()));
+        }
+        self.check_key(key)?;
+        let lock = self.lock.ok_or_else(no_lock)?;
+        guard::copy(self.lookup(key, 0).ok_or(MapError::NotFound)?, lock, true)
+    }
+
     /// Sets the value of `key`; for a per-CPU map those of all CPUs, in the form in which [`Map::read`] gives them. A
     /// program array's slots are changed by [`ProgArray::set`] and [`ProgArray::clear_index`] instead.
     pub fn write(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), MapError> {
@@ -369,7 +387,7 @@ impl Map {
             return Err(wrong_size("value", value.len(), self.user_value_size()));
         }
         match &self.storage {
-            Storage::Array(array) => array.write(self.array_index(key, flags)?, value),
+            Storage::Array(array) => array.write(self.array_index(key, flags)?, value, flags & BPF_F_LOCK != 0),
             Storage::Hash(hash) => hash.update(key, value, flags, hash::USER),
             Storage::Lpm(trie) => trie.update(key, value, flags, hash::USER),
             Storage::Targets(targets) => targets.write(key, value, flags),
@@ -526,7 +544,9 @@ impl Map {
         if flags & BPF_NOEXIST != 0 {
             return Err(MapError::Exists);
         }
-        check_flags(flags)?;
+        if flags & BPF_F_LOCK != 0 && self.lock.is_none() {
+            return Err(no_lock());
+        }
         Ok(index)
     }
 
@@ -546,6 +566,12 @@ impl fmt::Debug for Map {
 #[inline]
 fn index(key: &[u8]) -> Option<u32> {
     key.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// For [`BPF_F_LOCK`] with a map whose values have none.
+#[cold]
+fn no_lock() -> MapError {
+    MapError::Invalid("flag BPF_F_LOCK: the map's values have no lock".into())
 }
 
 /// Refuses update flags other than `BPF_ANY`, `BPF_NOEXIST` and `BPF_EXIST`.

@@ -7,6 +7,7 @@ use super::elf::{Elf, Place};
 use super::error::ObjectError;
 use super::function::Functions;
 use super::map_def::{MapDef, MapInit, MapType};
+use super::special;
 
 /// The maps of `.maps` and where they are in that section.
 #[derive(Default)]
@@ -132,7 +133,12 @@ impl Definition<'_> {
                 "key_size" => self.set_size(&field, &mut def.key_size, self.number(&field, target)?)?,
                 "value_size" => self.set_size(&field, &mut def.value_size, self.number(&field, target)?)?,
                 "key" => self.set_size(&field, &mut def.key_size, self.pointed_size(&field, target)?)?,
-                "value" => self.set_size(&field, &mut def.value_size, self.pointed_size(&field, target)?)?,
+                "value" => {
+                    self.set_size(&field, &mut def.value_size, self.pointed_size(&field, target)?)?;
+                    if let Type::Ptr { target } = self.btf.resolve(target)?.1 {
+                        def.special = special::fields(self.btf, *target)?;
+                    }
+                }
                 "pinning" => def.pin_by_name = self.pinning(target)?,
                 "values" => {
                     if i + 1 != members.len() {

@@ -1,5 +1,7 @@
 //! What an object says about a map.
 
+use super::special::SpecialField;
+
 /// Map types, numbered as in `enum bpf_map_type`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct MapType(pub u32);
@@ -124,6 +126,8 @@ pub struct MapDef {
     pub frozen: bool,
     /// For global data: the variables in it, by offset.
     pub symbols: Vec<DataSymbol>,
+    /// Fields of a value that are more than bytes, by offset.
+    pub special: Vec<SpecialField>,
 }
 
 /// What a map holds when it is created.
@@ -168,6 +172,7 @@ impl MapDef {
             section: None,
             frozen: false,
             symbols: Vec::new(),
+            special: Vec::new(),
         }
     }
     /// The variable `name` of a global data map.

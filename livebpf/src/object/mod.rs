@@ -19,6 +19,7 @@ pub mod map_def;
 pub mod prog_type;
 mod reloc;
 mod section;
+pub mod special;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) use function::{Function, Functions};
 pub use map_def::{DataSymbol, MapDef, MapInit, MapType};
 pub use prog_type::{AttachType, ProgType, ProgramKind};
 pub(crate) use reloc::{Relocs, Target};
+pub use special::{SpecialField, SpecialKind};
 
 /// A parsed object: everything that its programs can be linked from.
 #[derive(Clone, Debug)]
@@ -85,7 +87,10 @@ impl Object {
         let map_offsets = btf_maps.offsets().collect();
         let mut maps: Vec<Arc<MapDef>> = btf_maps.defs.into_iter().map(Arc::new).collect();
         let mut data_maps = HashMap::new();
-        for data in map_data::read(&elf)? {
+        for mut data in map_data::read(&elf)? {
+            if let Some(btf) = &btf {
+                special::of_data(btf, &mut data.def)?;
+            }
             data_maps.insert(data.section, maps.len());
             maps.push(Arc::new(data.def));
         }

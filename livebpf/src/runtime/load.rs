@@ -380,6 +380,10 @@ fn fit_length(def: &mut Arc<MapDef>, cpus: u32) {
 pub(super) fn same_shape(def: &MapDef, existing: &MapHandle) -> Result<(), Error> {
     let shape = |d: &MapDef| (d.map_type, d.key_size, d.value_size, d.max_entries, d.map_flags, d.frozen);
     let (wanted, found) = (shape(def), shape(existing.def()));
+    if def.special != existing.def().special {
+        let text = "its values have locks, timers or the like in other places";
+        return Err(Error::Options(format!("map {} cannot be reused: {text}", def.name)));
+    }
     if wanted == found {
         // Programs are verified against the template of their own object.
         let template = |d: &MapDef| d.inner.as_deref().map(shape);

@@ -108,6 +108,14 @@ impl MapHandle {
         self.map().read(key).map_err(|e| self.error(e))
     }
 
+    /// The same while holding the lock in the value (`BPF_F_LOCK`), so that no program's change is seen half.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: ENOENT, EINVAL for a key of the wrong size and where values have no `struct bpf_spin_lock`.
+    pub fn read_locked(&self, key: &[u8]) -> Result<Vec<u8>, Error> {
+        self.map().read_locked(key).map_err(|e| self.error(e))
+    }
+
     /// Copies the start of the value at `key` that runs on CPU number `cpu` see (see [`Worker::cpu`](super::Worker::cpu)) into `into`;
     /// answers how many bytes. Takes no lock and no memory. In maps that are not per CPU, `cpu` makes no difference.
     ///
@@ -119,7 +127,8 @@ impl MapHandle {
         value.map(|value| value.read(into)).map_err(|e| self.error(e))
     }
 
-    /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2). Sizes as in [`read`](Self::read).
+    /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2), with
+    /// `BPF_F_LOCK` (4) added to write while holding the lock in the value. Sizes as in [`read`](Self::read).
     ///
     /// # Errors
     /// [`Error::Map`] with the kernel's errno. A program array is written through [`ProgramArray`]: ENOTSUPP (524) here.

@@ -34,7 +34,7 @@ impl Verifier<'_> {
             // That the other side is zero decides what is learnt.
             self.demand_numbers(state, pc, &[(dst, &a)], src, &b);
             if pointer.nullable {
-                return Ok(null_check(state, &pointer, equal_is_taken));
+                return Ok(null_check(state, &pointer, equal_is_taken, self.has_lock(&pointer)));
             }
             if matches!(
                 pointer.kind,
@@ -64,7 +64,7 @@ impl Verifier<'_> {
                 if let Src::Reg(src) = src {
                     self.keep_address(src, &b, "pointer comparison prohibited")?;
                 }
-                equal_pointers(&mut taken, state, (cond, width), &a, &b);
+                equal_pointers(&mut taken, state, (cond, width), (&a, self.has_lock(&a)), (&b, self.has_lock(&b)));
             }
         }
         Ok(Sides { taken: Some(taken), fall: true })
@@ -188,8 +188,8 @@ fn linked_places(state: &State, id: u32) -> Vec<Place> {
     out
 }
 
-/// `pointer == NULL` or not: resolves every copy of it.
-fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides {
+/// `pointer == NULL` or not: resolves every copy of it. `keep`: which value it points to still matters.
+fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool, keep: bool) -> Sides {
     let mut taken = state.clone();
     let resolve = |state: &mut State, null: bool| {
         let same = |v: &Value| v.nullable && v.id == pointer.id;
@@ -199,7 +199,7 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
         }
         state.for_each(same, |v| match null {
             true => *v = Value::constant(0),
-            false => not_null(v),
+            false => not_null(v, keep),
         });
     };
     resolve(&mut taken, equal_is_taken);
@@ -207,21 +207,30 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool) -> Sides
     Sides { taken: Some(taken), fall: true }
 }
 
-fn not_null(v: &mut Value) {
+/// `keep`: which value it is still matters, for the lock in it.
+fn not_null(v: &mut Value, keep: bool) {
     v.nullable = false;
-    v.id = 0;
+    if !keep {
+        v.id = 0;
+    }
 }
 
 /// Two pointers compared: what equals one that exists is not null.
-fn equal_pointers(taken: &mut State, fall: &mut State, (cond, width): (Cond, Width), a: &Value, b: &Value) {
+fn equal_pointers(
+    taken: &mut State,
+    fall: &mut State,
+    (cond, width): (Cond, Width),
+    a: (&Value, bool),
+    b: (&Value, bool),
+) {
     let equal = match (cond, width) {
         (Cond::Eq, Width::W64) => taken,
         (Cond::Ne, Width::W64) => fall,
         _ => return,
     };
-    for (pointer, other) in [(a, b), (b, a)] {
+    for ((pointer, keep), (other, _)) in [(a, b), (b, a)] {
         if pointer.nullable && other.is_solid() {
-            equal.for_each(|v| v.nullable && v.id == pointer.id, not_null);
+            equal.for_each(|v| v.nullable && v.id == pointer.id, |v| not_null(v, keep));
         }
     }
 }

@@ -45,10 +45,6 @@ fn refuse(reg: Reg, text: String) -> Box<Fail> {
 impl Verifier<'_> {
     /// A call of helper `id`.
     pub(super) fn helper(&mut self, state: &mut State, pc: Pc, id: u32) -> Step<()> {
-        let locks = [helper::id::SPIN_LOCK, helper::id::SPIN_UNLOCK];
-        if self.desc.is_tracing() && locks.contains(&id) {
-            return Err(Fail::new(Rule::Resource, "tracing progs cannot use bpf_spin_lock yet"));
-        }
         let Some(proto) = self.options.helpers.get(id) else {
             return Err(self.no_such_helper(id));
         };
@@ -219,6 +215,7 @@ impl Verifier<'_> {
                 given.size = value.num.known().filter(|size| *size < MAX_RECORD).ok_or_else(|| refuse(reg, text))?;
                 Ok(())
             }
+            Arg::SpinLock => self.spin_lock(state, pc, reg, proto.id == helper::id::SPIN_LOCK),
             Arg::Record if !matches!(value.kind, Kind::Record(_)) => Err(expected("ringbuf_mem")),
             Arg::Record => returned(state, reg, Resource::Record, given),
             Arg::Released(class) => {

@@ -447,8 +447,14 @@ impl<'a> Verifier<'a> {
     fn immediate(&mut self, pc: Pc, value: Imm64) -> Step<Value> {
         match value {
             Imm64::Const(x) => Ok(Value::constant(x)),
-            Imm64::MapIdx(idx) => Ok(Value::pointer(Kind::Map(MapId(idx as u32)))),
-            Imm64::MapIdxValue { idx, off } => self.direct_value(MapId(idx as u32), off),
+            Imm64::MapIdx(idx) => {
+                self.usable(MapId(idx as u32))?;
+                Ok(Value::pointer(Kind::Map(MapId(idx as u32))))
+            }
+            Imm64::MapIdxValue { idx, off } => {
+                self.usable(MapId(idx as u32))?;
+                self.direct_value(MapId(idx as u32), off)
+            }
             Imm64::Func { off } => self.function(pc, off),
             Imm64::MapFd(_) | Imm64::MapFdValue { .. } | Imm64::BtfId { .. } => {
                 Err(unsupported("unsupported: 64-bit immediate of this kind"))

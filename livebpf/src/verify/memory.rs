@@ -10,7 +10,7 @@ use super::{Trust, alu};
 use crate::context::{FieldKind, Packet, Region, SocketView};
 use crate::insn::{AluOp, AtomicOp, Imm64, Insn, Pc, Reg, Size, Src, Width};
 use crate::link::{MapId, Program};
-use crate::object::{MapDef, MapInit, MapType};
+use crate::object::{MapDef, MapInit, MapType, SpecialField, SpecialKind};
 
 /// `BPF_F_RDONLY_PROG`
 const RDONLY_PROG: u32 = 1 << 7;
@@ -242,7 +242,8 @@ impl Verifier<'_> {
             let text = format!("{what} map forbidden, value_size={} off={off} size={size}", def.value_size);
             return Err(invalid(reg, text));
         }
-        bounded(reg, base, off, size, def.value_size, "map value, value_size")
+        bounded(reg, base, off, size, def.value_size, "map value, value_size")?;
+        plain_bytes(reg, def, base, off, size)
     }
 
     /// `dst = *cell`, sign-extended or zero-extended.
@@ -500,6 +501,26 @@ fn direct_value(program: &Program, map: MapId, off: u32) -> Step<Value> {
         return Err(Fail::new(Rule::Memory, text));
     }
     Ok(Value { off: off as i32, ..Value::pointer(Kind::MapValue(map)) })
+}
+
+/// Checks that an access within the value's bounds touches no lock, timer or the like.
+fn plain_bytes(reg: Reg, def: &MapDef, base: &Value, off: i64, size: u32) -> Step<()> {
+    let fixed = i64::from(base.off) + off;
+    let first = fixed.saturating_add(base.num.r.smin);
+    let end = fixed.saturating_add(base.num.r.umax as i64).saturating_add(size.into());
+    let touched = |field: &&SpecialField| {
+        let (start, field_end) = (i64::from(field.offset), i64::from(field.offset) + i64::from(field.size));
+        first < field_end && start < end
+    };
+    let Some(field) = def.special.iter().find(touched) else { return Ok(()) };
+    let name = field.kind.name();
+    match field.kind {
+        SpecialKind::KernelPointer => {
+            let text = "unsupported: access of a pointer to an object of the kernel (kptr)";
+            Err(Fail::new(Rule::Unsupported, text).with(reg))
+        }
+        _ => Err(invalid(reg, format!("{name} cannot be accessed directly by load/store"))),
+    }
 }
 
 impl Verifier<'_> {

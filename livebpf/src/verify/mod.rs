@@ -16,6 +16,7 @@ mod help;
 mod history;
 mod iterator;
 mod live;
+mod lock;
 pub mod log;
 mod looping;
 mod map_use;

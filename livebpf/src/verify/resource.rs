@@ -15,12 +15,10 @@ const MAX_HELD: usize = 256;
 
 /// What must be given back, which is to say how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(dead_code)]
+
 pub(super) enum Resource {
     /// A record of a ring buffer: submitted or discarded.
     Record,
-    /// A socket: released.
-    Socket,
     /// What an embedder's helper handed out, by its class.
     Handle(Class),
     /// An iterator in the stack: destroyed.
@@ -45,7 +43,6 @@ impl Held {
     }
 }
 
-#[allow(dead_code)]
 impl State {
     /// Notes that `what` was acquired by the call at `pc`, under the fresh name `id`.
     pub fn acquire(&mut self, id: u32, pc: Pc, what: Resource) -> Step<()> {
