@@ -90,7 +90,7 @@ fn setting_a_value_leaves_its_lock() {
     for map_type in [MapType::ARRAY, MapType::HASH] {
         let (runtime, ebpf) = load(Engine::Interp, map_type);
         let map = ebpf.map("values").unwrap();
-        let mut run = || {
+        let run = || {
             let mut context = Context::xdp(&[0; 64]).unwrap();
             runtime.worker().unwrap().run(ebpf.program("main").unwrap(), &mut context).unwrap()
         };
