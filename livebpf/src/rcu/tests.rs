@@ -200,7 +200,8 @@ fn nothing_is_reclaimed_under_a_reader() {
                     }
                 });
             }
-            let (end, give_up) = (Instant::now() + Duration::from_millis(300), Instant::now() + Duration::from_secs(60));
+            let (end, give_up) =
+                (Instant::now() + Duration::from_millis(300), Instant::now() + Duration::from_secs(60));
             let (mut at, mut rounds) = (0, 0u32);
             while Instant::now() < end || rounds <= 10 && Instant::now() < give_up {
                 let next = (at + 1) % cells.len();
