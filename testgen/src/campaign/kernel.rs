@@ -82,7 +82,7 @@ const NOT_FOR_SAFETY: [&str; 6] = [
     "back-edge",
     "The sequence of",
     "Operation not permitted",
-    "tail_call is not allowed in subprogs without BTF",
+    "is not allowed in subprogs without BTF",
 ];
 
 /// Begins what is wrong with a program that only the kernel refuses.
