@@ -1,6 +1,6 @@
 //! Branches that meet again, early ends, and loops.
 
-use livebpf::insn::{AluOp, Cond, Reg, Size, Src, Width};
+use livebpf::insn::{AluOp, Cond, Imm64, Insn, Reg, Size, Src, Width};
 use livebpf::object::ProgType;
 
 use super::writer::{CTX, What, Writer};
@@ -37,6 +37,80 @@ impl Writer<'_, '_> {
         }
         self.code.bind(join);
         self.holds.meet(&first);
+    }
+
+    /// Paths that meet with different numbers in one place, which matter only much later: as an index, at the edge for the
+    /// larger one. A verifier that takes one path for the other accepts too much where one of them is too large.
+    pub(super) fn late_index(&mut self, depth: u32) {
+        let free: Vec<Reg> = [Reg::R7, Reg::R8, Reg::R9].into_iter().filter(|reg| !self.fixed.contains(reg)).collect();
+        let (index, bytes) = (self.source.pick(&free), 48);
+        let size = self.source.pick(&[Size::B, Size::W, Size::DW]);
+        let room = (bytes - size.bytes()) as i32;
+        let largest = if self.source.chance(1, 4) { room + 1 + self.source.below(30) as i32 } else { room };
+        let ways = self.source.between(2, 4);
+        let last = self.source.below(ways);
+        let join = self.code.label();
+        for way in 0..ways {
+            let most = if way == last { largest } else { self.source.below(room as u32 + 1) as i32 };
+            let next = self.code.label();
+            if way + 1 < ways {
+                let (cond, width, dst, src) = self.compare();
+                if dst != index && src != Src::Reg(index) {
+                    self.code.jump_if(cond, width, dst, src, next);
+                }
+            }
+            let unknown = self.source.chance(1, 3) && most > 0;
+            if unknown {
+                let from = self.new_number(&[index]);
+                self.code.copy(index, from);
+                self.code.alu(AluOp::Mod, index, Src::Imm(most + 1));
+                self.put(from, What::Nothing);
+            } else {
+                self.code.set(index, most);
+            }
+            self.code.jump(join);
+            self.code.bind(next);
+        }
+        self.code.set(index, 0);
+        self.code.bind(join);
+        self.put(index, What::Number);
+        self.forget_all_but(&[index, CTX]);
+        self.fixed.push(index);
+        for _ in 0..self.source.below(4) {
+            self.step(depth + 1);
+        }
+        let used = match self.source.below(4) {
+            0 => {
+                let copy = self.fresh(&[index]);
+                self.code.copy(copy, index);
+                self.put(copy, What::Number);
+                copy
+            }
+            1 => {
+                let off = super::writer::slot_offset(self.source.below(4) as usize);
+                self.code.store(Size::DW, Reg::FP, off, Src::Reg(index));
+                let copy = self.fresh(&[index]);
+                self.code.load(Size::DW, copy, Reg::FP, off);
+                self.put(copy, What::Number);
+                copy
+            }
+            _ => index,
+        };
+        let base = self.fresh(&[index, used]);
+        let value = Imm64::MapIdxValue { idx: super::map::SINGLE as i32, off: 0 };
+        self.code.push(Insn::LoadImm64 { dst: base, value });
+        self.code.alu(AluOp::Add, base, Src::Reg(used));
+        self.code.load(size, base, base, 0);
+        self.put(base, What::Number);
+        self.fixed.retain(|reg| *reg != index);
+    }
+
+    /// Paths met on which other things were done.
+    fn forget_all_but(&mut self, kept: &[Reg]) {
+        for reg in Reg::ALL[..10].iter().filter(|reg| !kept.contains(reg)) {
+            self.put(*reg, What::Nothing);
+        }
+        self.holds.slots.fill(What::Nothing);
     }
 
     /// One side goes on; what the comparison says holds from there.
