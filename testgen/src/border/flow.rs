@@ -46,7 +46,7 @@ impl Writer<'_, '_> {
         let (index, bytes) = (self.source.pick(&free), 48);
         let size = self.source.pick(&[Size::B, Size::W, Size::DW]);
         let room = (bytes - size.bytes()) as i32;
-        let largest = if self.source.chance(1, 4) { room + 1 + self.source.below(30) as i32 } else { room };
+        let largest = if self.source.chance(1, 12) { room + 1 + self.source.below(30) as i32 } else { room };
         let ways = self.source.between(2, 4);
         let last = self.source.below(ways);
         let join = self.code.label();

@@ -205,7 +205,7 @@ impl<'w, 's> Writer<'w, 's> {
         if self.slip() {
             return self.any_instruction();
         }
-        match self.source.below(41) {
+        match self.source.below(39) {
             0..=2 => drop(self.new_number(&[])),
             3..=7 => self.arithmetic(),
             8..=11 => self.indexed_access(),
@@ -229,7 +229,7 @@ impl<'w, 's> Writer<'w, 's> {
             33 => self.iterate(depth),
             34 if depth < 1 => self.perhaps_loop(),
             35 | 36 => self.call_back(),
-            38..=40 if depth < 2 && self.fixed.len() < 2 => self.late_index(depth),
+            38 if depth < 2 && self.fixed.len() < 2 => self.late_index(depth),
             _ => self.stack_bytes(),
         }
     }
