@@ -2,7 +2,7 @@
 //!
 //! The strongest test of a verifier is not that accepted programs do no harm but that every statement made on the way to
 //! the verdict is true: with the feature `fault-injection`, [`Claims`] keeps for each instruction the states that were explored
-//! there, and [`Claims::check`] says whether a running machine is described by one of them. Without the feature nothing is
+//! there, and `Claims::check` says whether a running machine is described by one of them. Without the feature nothing is
 //! kept and [`Claims`] is empty. Never part of a proof.
 
 use super::state::State;

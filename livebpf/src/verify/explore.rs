@@ -87,7 +87,8 @@ pub(super) struct Verifier<'a> {
     pub history: History,
     compare: Compare,
     stored: HashMap<Pc, Vec<Stored>>,
-    leaps: Vec<Leap>,
+    /// In the order in which they ended; `None`: it went on.
+    leaps: Vec<Option<Leap>>,
     /// Every number counts as one that matters: for tests of what is claimed about them.
     every_number: bool,
     /// Branches to follow: the state, where it goes on, and the instruction it comes from.
@@ -174,7 +175,7 @@ impl<'a> Verifier<'a> {
                 }
             }
             self.history.finish(state.at.node);
-            self.land();
+            self.land()?;
         }
         Ok(())
     }
@@ -347,7 +348,7 @@ impl<'a> Verifier<'a> {
                     self.history.inherit(&self.program.insns, &state.at, pc, node);
                     if !settled {
                         self.history.covered_by(state.at.node, node);
-                        self.leaps.push(Leap { old: entry.state.clone(), new: state.clone(), pc, names });
+                        self.leaps.push(Some(Leap { old: entry.state.clone(), new: state.clone(), pc, names }));
                     }
                     return Ok(true);
                 }
@@ -371,39 +372,50 @@ impl<'a> Verifier<'a> {
         Ok(false)
     }
 
-    /// Looks again at the paths that ended at states below which everything is explored by now. More may matter there than
-    /// when the path ended: then it matters here too, and a path that is no longer covered goes on.
-    fn land(&mut self) {
-        if self.leaps.is_empty() {
-            return;
+    /// Looks again at the paths that ended inside of a loop that is explored by now. More may matter there than when the path
+    /// ended: then it matters here too, and a path that is no longer covered goes on.
+    fn land(&mut self) -> Result<(), Box<Rejection>> {
+        while let Some((head, first)) = self.history.explored() {
+            let lost = self.settle(first)?;
+            if lost.is_empty() {
+                self.leaps.truncate(first);
+                self.history.settle(head, first);
+            }
+            for leap in lost {
+                self.history.reopen(leap.new.at.node);
+                self.open.push((leap.new, leap.pc, leap.pc));
+            }
         }
-        let (mut done, waiting): (Vec<Leap>, Vec<Leap>) =
-            std::mem::take(&mut self.leaps).into_iter().partition(|leap| self.history.is_done(leap.old.at.node));
-        self.leaps = waiting;
-        let mut grown = !done.is_empty();
-        while grown {
+        Ok(())
+    }
+
+    /// Lets all that matters matter on the paths from the `first` on that ended so; takes those out that are not covered
+    /// any more.
+    fn settle(&mut self, first: usize) -> Result<Vec<Leap>, Box<Rejection>> {
+        for round in 0.. {
             let before = self.history.marked();
-            let (kept, lost): (Vec<Leap>, Vec<Leap>) = done.into_iter().partition(|leap| {
+            let mut lost = Vec::new();
+            for place in &mut self.leaps[first..] {
+                let Some(leap) = place else { continue };
                 let marks = (!self.every_number).then(|| self.history.marks(leap.old.at.node));
                 let covers = Mode::Covers(leap.names);
-                self.compare.states(&leap.old, &leap.new, leap.pc, &self.live, marks, covers)
-            });
-            if !lost.is_empty() {
-                for leap in lost {
-                    self.history.reopen(leap.new.at.node);
-                    self.open.push((leap.new, leap.pc, leap.pc));
+                if self.compare.states(&leap.old, &leap.new, leap.pc, &self.live, marks, covers) {
+                    self.history.inherit(&self.program.insns, &leap.new.at, leap.pc, leap.old.at.node);
+                } else {
+                    lost.extend(place.take());
                 }
-                // Nothing is settled after all; what is kept is looked at again when those have been followed.
-                self.leaps.extend(kept);
-                return;
             }
-            for leap in &kept {
-                self.history.inherit(&self.program.insns, &leap.new.at, leap.pc, leap.old.at.node);
+            if !lost.is_empty() || self.history.marked() == before {
+                return Ok(lost);
             }
-            done = kept;
-            grown = self.history.marked() != before;
+            // Work like any other, from the third time on.
+            self.processed += if round < 2 { 0 } else { (self.leaps.len() - first) as u64 / 4 };
+            if self.processed > self.options.limit {
+                let text = format!("BPF program is too large. Processed {} insn", self.processed);
+                return Err(Rejection::new(self.program, self.at, Rule::Termination, text));
+            }
         }
-        self.history.settle(done.iter().map(|leap| leap.old.at.node));
+        unreachable!("marks stop to grow, or the limit is reached")
     }
 
     /// Frees memory: stored states that never ended a path go, then the older half. That costs time at most, which

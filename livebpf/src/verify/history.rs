@@ -91,6 +91,10 @@ struct Node {
     open: u32,
     /// The oldest node that a path below led back to.
     low: u32,
+    /// A path led back here, and what matters below may still grow.
+    head: bool,
+    /// How many paths had ended at unsettled nodes when it was set.
+    leaps: u32,
     pc: Pc,
     trail: u32,
     marks: Box<[Marks]>,
@@ -133,8 +137,10 @@ pub(super) struct History {
     turns: Vec<Turn>,
     nodes: Vec<Node>,
     linked: Vec<Place>,
-    /// The oldest nodes of loops whose marks may still grow.
-    unsettled: Vec<u32>,
+    /// Heads of loops that have been explored, to be settled: the inner ones first.
+    explored: Vec<u32>,
+    /// Paths that ended at unsettled nodes, as far as those are not settled yet.
+    leaps: u32,
     marked: u64,
 }
 
@@ -151,7 +157,8 @@ impl History {
         self.turns.clear();
         self.nodes.clear();
         self.linked.clear();
-        self.unsettled.clear();
+        self.explored.clear();
+        self.leaps = 0;
     }
 
     /// Sets a node for a state with so many frames that is about to execute `pc`.
@@ -159,7 +166,16 @@ impl History {
         let marks = |written: &u64| Marks { written: *written, ..Marks::default() };
         let marks = at.written[..frames].iter().map(marks).collect();
         let node = self.nodes.len() as u32;
-        self.nodes.push(Node { parent: at.node, open: 1, low: node, pc, trail: at.trail, marks });
+        self.nodes.push(Node {
+            parent: at.node,
+            open: 1,
+            low: node,
+            head: false,
+            leaps: self.leaps,
+            pc,
+            trail: at.trail,
+            marks,
+        });
         *at = Position { trail: at.trail, node, since: processed, written: [0; FRAMES] };
     }
     /// Whether the last node lies far behind.
@@ -173,10 +189,13 @@ impl History {
     /// A path is finished: so are the nodes on it, as far as nothing else is open below them.
     pub fn finish(&mut self, mut node: u32) {
         while node != NONE {
-            let Node { parent, low, ref mut open, .. } = self.nodes[node as usize];
+            let Node { parent, low, head, ref mut open, .. } = self.nodes[node as usize];
             *open -= 1;
             if *open > 0 {
                 break;
+            }
+            if head && low == node {
+                self.explored.push(node);
             }
             if parent != NONE {
                 let above = &mut self.nodes[parent as usize].low;
@@ -204,25 +223,29 @@ impl History {
         let low = self.oldest(old);
         let mine = &mut self.nodes[node as usize].low;
         *mine = (*mine).min(low);
-        self.unsettled.push(low);
+        self.nodes[low as usize].head = true;
+        self.leaps += 1;
     }
-    /// Everything below `node`, and below whatever a path from there led back to, is explored.
-    pub fn is_done(&self, node: u32) -> bool {
-        !self.is_open(node) && !self.is_open(self.oldest(node))
-    }
-    /// The same, and what matters at `node` does not change any more.
+    /// Everything that can follow from `node` is explored, and what matters there does not change any more.
     pub fn is_settled(&self, node: u32) -> bool {
-        let low = self.oldest(node);
-        self.is_done(node) && !self.unsettled.iter().any(|other| self.oldest(*other) == low)
+        let oldest = self.oldest(node);
+        !self.is_open(node) && !self.is_open(oldest) && !self.nodes[oldest as usize].head
     }
-    /// What matters below these nodes is known.
-    pub fn settle(&mut self, nodes: impl Iterator<Item = u32>) {
-        for node in nodes {
-            let low = self.oldest(node);
-            let mut waiting = std::mem::take(&mut self.unsettled);
-            waiting.retain(|other| self.oldest(*other) != low);
-            self.unsettled = waiting;
+    /// The next loop that is explored and not settled: its head, and how many of the paths that ended at unsettled nodes
+    /// did so before the head was set.
+    pub fn explored(&mut self) -> Option<(u32, usize)> {
+        while !self.explored.is_empty() {
+            let head = self.explored.remove(0);
+            if !self.is_open(head) {
+                return Some((head, self.nodes[head as usize].leaps as usize));
+            }
         }
+        None
+    }
+    /// What matters in the loop with this head is known; so many of the paths that ended at unsettled nodes are left.
+    pub fn settle(&mut self, head: u32, leaps: usize) {
+        self.nodes[head as usize].head = false;
+        self.leaps = leaps as u32;
     }
     /// The oldest node that can follow from `node`, as far as is known.
     fn oldest(&self, mut node: u32) -> u32 {
