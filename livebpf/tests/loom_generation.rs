@@ -13,8 +13,8 @@ use livebpf::runtime::{Ebpf, Engine, Program, ProgramArray, Runtime};
 use livebpf::text::Tracking;
 use livebpf::text::patch::Faults;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread::{self, JoinHandle};
-use loom_support::{Bench, Prog, check};
+use loom::thread::JoinHandle;
+use loom_support::{Bench, Prog, check, spawn};
 
 // --- The runtime ---
 
@@ -74,7 +74,7 @@ fn upgrade_beside_a_run(prepare: impl Fn(&Runtime)) {
     let returned = Arc::new(AtomicUsize::new(0));
     let mut worker = chain.runtime.worker().unwrap();
     loom::explore();
-    let runner = thread::spawn({
+    let runner = spawn({
         let (chain, returned) = (chain.clone(), returned.clone());
         move || {
             let before = returned.load(Ordering::Acquire);
@@ -115,7 +115,7 @@ fn a_single_update_beside_a_transaction_is_not_lost() {
     check(3, || {
         let chain = Chain::new();
         loom::explore();
-        let updater = thread::spawn({
+        let updater = spawn({
             let chain = chain.clone();
             move || chain.array.set(3, &chain.ends[0]).unwrap()
         });
@@ -135,7 +135,7 @@ fn two_transactions_follow_one_another() {
     check(2, || {
         let chain = Chain::new();
         loom::explore();
-        let other = thread::spawn({
+        let other = spawn({
             let chain = chain.clone();
             move || chain.runtime.transaction(|tx| tx.set(&chain.array, 3, &chain.ends[0])).unwrap()
         });
@@ -209,7 +209,7 @@ fn take_over(early: bool) {
     scene.bench.set(&scene.array, p);
     let reader = scene.bench.domain.reader();
     loom::explore();
-    let runner: JoinHandle<()> = thread::spawn({
+    let runner: JoinHandle<()> = spawn({
         let scene = scene.clone();
         move || {
             let returned = scene.returned.load(Ordering::Relaxed);
@@ -218,7 +218,7 @@ fn take_over(early: bool) {
             assert!(to.is_some_and(|to| entries[returned..].contains(&to)), "a single update was lost: {to:x?}");
         }
     });
-    let updater = thread::spawn({
+    let updater = spawn({
         let scene = scene.clone();
         move || {
             scene.bench.set(&scene.array, q);

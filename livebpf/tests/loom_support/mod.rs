@@ -10,10 +10,12 @@ use livebpf::map::prog_array::{Contract, Execution, Member, ProgArray};
 use livebpf::object::{ProgType, ProgramKind};
 use livebpf::rcu::Domain;
 use livebpf::text::{CoreSync, Image, Patcher, Region, RegionOptions, Tracking};
+use loom::thread::{self, JoinHandle};
 
 /// Checks `model` in every interleaving with at most `preemptions` switches away from a thread that could go on, or
 /// `LOOM_MAX_PREEMPTIONS`. What the model does before [`loom::explore`] is done in one order only.
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let model = Arc::new(model);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = builder.max_branches.max(10_000);
@@ -23,13 +25,19 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(move || {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         livebpf::text::sync::begin_model();
-        model();
+        let model = model.clone();
+        spawn(move || model()).join().unwrap();
     });
     println!(
         "{} executions in {:.1} s",
         runs.load(std::sync::atomic::Ordering::Relaxed),
         begin.elapsed().as_secs_f64()
     );
+}
+
+/// A thread of a model with a stack that a whole runtime fits on: loom's own stacks have 32 KiB.
+pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    thread::Builder::new().stack_size(128 << 10).spawn(body).unwrap()
 }
 
 const CONTRACT: Contract = Contract { kind: ProgramKind::new(ProgType::XDP), execution: Execution::Native };
