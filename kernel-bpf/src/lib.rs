@@ -16,6 +16,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod btf;
 pub mod cpu;
 mod map;
 mod program;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use livebpf::insn::{Imm64, Insn, Insns};
 use livebpf::link;
 
+use crate::btf::ProgramBtf;
 use crate::{Error, Map, sys};
 
 /// Bytes for the verifier's log; a longer one makes the kernel refuse, so it is asked for only after a refusal.
@@ -32,15 +33,21 @@ pub struct TestRun {
 }
 
 impl Program {
-    /// Loads `program`, whose maps, in the order of [`link::Program::maps`], are `maps`.
+    /// Loads `program`, with type information for its functions where it has several; its maps, in the order of [`link::Program::maps`], are `maps`.
     ///
     /// # Errors
     /// [`Error::MissingMap`]; [`Error::Program`] with the verifier's log.
     pub fn load(program: &link::Program, maps: &[&Map]) -> Result<Program, Error> {
         let fds: Vec<RawFd> = maps.iter().map(|map| map.raw_fd()).collect();
         let bytes = with_fds(program, &fds)?.encode();
-        let load = |log| sys::prog_load(&program.name, program.kind, &bytes, &program.license, log);
         let name = program.name.clone();
+        let types = ProgramBtf::of(program);
+        let btf = types.as_ref().map(|types| sys::btf_load(&types.btf)).transpose();
+        let btf = btf.map_err(|source| Error::Refused { what: format!("BPF_BTF_LOAD for {name}"), source })?;
+        let funcs = btf.as_ref().zip(types.as_ref()).map(|(btf, types)| (btf.as_fd(), types.funcs.as_slice()));
+        let to_load =
+            sys::Load { name: &program.name, kind: program.kind, insns: &bytes, license: &program.license, funcs };
+        let load = |log| sys::prog_load(&to_load, log);
         match load(None) {
             Ok(fd) => Ok(Program { fd, name }),
             Err(source) => {
@@ -56,6 +63,27 @@ impl Program {
     /// Its file descriptor's number, as slots name it.
     pub fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// Instructions that the kernel's verifier processed when it was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn verified_insns(&self) -> Result<u32, Error> {
+        Ok(self.info()?.verified_insns)
+    }
+
+    /// Bytes of its machine code; 0 where the kernel does not say.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn jited_len(&self) -> Result<u32, Error> {
+        Ok(self.info()?.jited_len)
+    }
+
+    fn info(&self) -> Result<sys::ProgInfo, Error> {
+        let refused = |source| Error::Refused { what: format!("BPF_OBJ_GET_INFO_BY_FD of {}", self.name), source };
+        sys::prog_info(self.fd.as_fd()).map_err(refused)
     }
 
     /// Runs it `repeat` times (0 counts as 1) on the packet `data`, without asking for the packet afterwards.

@@ -15,6 +15,8 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BTF_LOAD: libc::c_int = 18;
 const MAP_FREEZE: libc::c_int = 22;
 
 /// Programs may not write.
@@ -65,7 +67,36 @@ struct ProgLoad {
     prog_name: [u8; NAME],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    pad: u32,
 }
+
+#[repr(C)]
+#[derive(Default)]
+struct BtfLoad {
+    btf: u64,
+    btf_log_buf: u64,
+    btf_size: u32,
+    btf_log_size: u32,
+    btf_log_level: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Bytes of the kernel's `struct bpf_prog_info` up to and with `verified_insns`.
+const PROG_INFO: usize = 224;
+const PROG_INFO_JITED_LEN: usize = 16;
+const PROG_INFO_VERIFIED_INSNS: usize = 216;
 
 #[repr(C)]
 #[derive(Default)]
@@ -227,32 +258,68 @@ impl MapFd {
     }
 }
 
-/// BPF_PROG_LOAD of instructions, eight bytes each. With a `log`, the verifier writes text into it, ended by a zero.
-pub fn prog_load(
-    prog_name: &str,
-    kind: ProgramKind,
-    insns: &[u8],
-    license: &str,
-    log: Option<&mut [u8]>,
-) -> io::Result<OwnedFd> {
-    let license: Vec<u8> = license.bytes().filter(|b| *b != 0).chain([0]).collect();
+/// A program to load.
+pub struct Load<'a> {
+    pub name: &'a str,
+    pub kind: ProgramKind,
+    /// Eight bytes each.
+    pub insns: &'a [u8],
+    pub license: &'a str,
+    /// Type information, and each function's first instruction with the number of its type.
+    pub funcs: Option<(BorrowedFd<'a>, &'a [[u32; 2]])>,
+}
+
+/// BPF_PROG_LOAD. With a `log`, the verifier writes text into it, ended by a zero.
+pub fn prog_load(load: &Load<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {
+    let license: Vec<u8> = load.license.bytes().filter(|b| *b != 0).chain([0]).collect();
     let (log_level, log_size, log_buf) = log.map_or((0, 0, 0), |log| (1, log.len() as u32, log.as_mut_ptr() as u64));
+    let kind = load.kind;
+    let (prog_btf_fd, funcs) = load.funcs.map_or((0, &[] as &[_]), |(fd, funcs)| (number(fd), funcs));
     let mut attr = ProgLoad {
         prog_type: kind.prog_type.0,
-        insn_cnt: u32::try_from(insns.len() / 8).unwrap_or(u32::MAX),
-        insns: address(insns),
+        insn_cnt: u32::try_from(load.insns.len() / 8).unwrap_or(u32::MAX),
+        insns: address(load.insns),
         license: address(&license),
         log_level,
         log_size,
         log_buf,
         prog_flags: if kind.xdp_frags { F_XDP_HAS_FRAGS } else { 0 } | if kind.sleepable { F_SLEEPABLE } else { 0 },
-        prog_name: name(prog_name),
+        prog_name: name(load.name),
         expected_attach_type: kind.attach_type.0,
+        prog_btf_fd,
+        func_info_rec_size: if funcs.is_empty() { 0 } else { size_of::<[u32; 2]>() as u32 },
+        func_info: if funcs.is_empty() { 0 } else { funcs.as_ptr() as u64 },
+        func_info_cnt: funcs.len() as u32,
         ..ProgLoad::default()
     };
-    // SAFETY: there are at least `insn_cnt` instructions (a count that was too large to hold is refused as too large); the licence
-    // ends in a zero; the log has `log_size` bytes and is ours to write.
+    // SAFETY: there are at least `insn_cnt` instructions (a count that was too large to hold is refused as too large), and
+    // `func_info_cnt` records; the licence ends in a zero; the log has `log_size` bytes and is ours to write.
     unsafe { bpf_fd(PROG_LOAD, &mut attr) }
+}
+
+/// BPF_BTF_LOAD.
+pub fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = BtfLoad { btf: address(btf), btf_size: btf.len() as u32, ..BtfLoad::default() };
+    // SAFETY: the kernel reads `btf_size` bytes, the slice's.
+    unsafe { bpf_fd(BTF_LOAD, &mut attr) }
+}
+
+/// What the kernel says of a program.
+pub struct ProgInfo {
+    /// Bytes of machine code.
+    pub jited_len: u32,
+    /// Instructions that the verifier processed.
+    pub verified_insns: u32,
+}
+
+/// BPF_OBJ_GET_INFO_BY_FD of a program.
+pub fn prog_info(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
+    let mut info = [0u8; PROG_INFO];
+    let mut attr = InfoByFd { bpf_fd: number(program), info_len: PROG_INFO as u32, info: info.as_mut_ptr() as u64 };
+    // SAFETY: the kernel reads and writes at most `info_len` bytes at `info`; all zero, they ask for no array.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    Ok(ProgInfo { jited_len: word(PROG_INFO_JITED_LEN), verified_insns: word(PROG_INFO_VERIFIED_INSNS) })
 }
 
 /// What a test run answered.
@@ -292,11 +359,12 @@ mod tests {
         assert_eq!(std::mem::offset_of!(ProgLoad, log_buf), 32);
         assert_eq!(std::mem::offset_of!(ProgLoad, prog_name), 48);
         assert_eq!(std::mem::offset_of!(ProgLoad, expected_attach_type), 68);
+        assert_eq!(std::mem::offset_of!(ProgLoad, func_info), 80);
         assert_eq!(std::mem::offset_of!(ProgTestRun, data_out), 24);
         assert_eq!(std::mem::offset_of!(ProgTestRun, ctx_out), 56);
         // No padding at the end: the kernel refuses bytes that are not zero behind what it knows.
-        assert_eq!([size_of::<MapCreate>(), size_of::<MapElem>(), size_of::<ProgLoad>()], [48, 32, 72]);
-        assert_eq!(size_of::<ProgTestRun>(), 64);
+        assert_eq!([size_of::<MapCreate>(), size_of::<MapElem>(), size_of::<ProgLoad>()], [48, 32, 96]);
+        assert_eq!([size_of::<ProgTestRun>(), size_of::<BtfLoad>(), size_of::<InfoByFd>()], [64, 32, 16]);
     }
 
     #[test]

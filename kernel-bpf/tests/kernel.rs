@@ -1,6 +1,6 @@
 //! Programs and maps in the kernel that runs here; where it refuses bpf(2), the tests say so and end.
 
-use livebpf::insn::text;
+use livebpf::insn::{Pc, text};
 use livebpf::link;
 use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
 use livebpf_kernel_bpf::{Error, Map, Program, probe};
@@ -42,6 +42,24 @@ fn a_tail_call_follows_its_slot() {
     assert_eq!(answer(), 5);
     assert_eq!(errno(array.clear_index(1)), Some(libc::ENOENT));
     assert_eq!(errno(array.set(2, &seven)), Some(libc::E2BIG));
+}
+
+#[test]
+fn functions_get_their_types() {
+    if !kernel_is_usable() {
+        return;
+    }
+    // Two functions; a tail call in the second, which the kernel allows with type information only.
+    let array = map(&MapDef::new("slots", MapType::PROG_ARRAY, 4, 4, 1));
+    let source = "call +1\nexit\nr2 = map[idx:0]\nr3 = 0\ncall bpf_tail_call#12\nr0 = 5\nexit";
+    let mut caller = linked("caller", source);
+    caller.subprogs[0].end = Pc(2);
+    let (start, end) = (Pc(2), Pc(caller.insns.len()));
+    caller.subprogs.push(link::Subprogram { name: "inner".into(), start, end, global: false, signature: None });
+    let caller = Program::load(&caller, &[&array]).expect("a program");
+    assert_eq!(caller.test_run(&[0; 64], 1).expect("a run").retval, 5);
+    assert!(caller.verified_insns().expect("a number") >= 7, "all instructions are reached");
+    assert!(caller.jited_len().expect("a number") > 0);
 }
 
 #[test]
