@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::insn::{Insns, Pc};
+use crate::insn::{Imm64, Insn, Insns, Pc};
 use crate::object::{MapDef, ProgramKind};
 
 /// A map of one program: an index into [`Program::maps`].
@@ -178,5 +178,25 @@ impl Program {
             kfuncs: Vec::new(),
             lines: Vec::new(),
         }
+    }
+    /// A program from instructions alone: like [`bare`](Self::bare), but a function begins wherever a call or the address of a
+    /// function leads, named `NAME_1` and so on. A target outside of the program begins none, and is refused later.
+    pub fn from_insns(name: &str, kind: ProgramKind, insns: Insns) -> Program {
+        let mut starts = vec![Pc(0)];
+        for (pc, insn) in insns.iter() {
+            if let Insn::CallSubprog { off } | Insn::LoadImm64 { value: Imm64::Func { off }, .. } = insn {
+                starts.extend(pc.jump(off).filter(|to| insns.get(*to).is_some()));
+            }
+        }
+        starts.sort();
+        starts.dedup();
+        let mut program = Program::bare(name, kind, insns);
+        let main = program.subprogs.swap_remove(0);
+        for (i, start) in starts.iter().enumerate() {
+            let name = if i == 0 { name.to_owned() } else { format!("{name}_{i}") };
+            let end = starts.get(i + 1).copied().unwrap_or(main.end);
+            program.subprogs.push(Subprogram { name, start: *start, end, global: i == 0, signature: None });
+        }
+        program
     }
 }

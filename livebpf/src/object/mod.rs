@@ -142,6 +142,13 @@ impl Object {
         self.maps.iter().find(|m| m.name == name)
     }
 
+    /// The bytes of the code section called `section`, where they are complete as they stand: nothing in it is to be relocated.
+    pub fn plain_code(&self, section: &str) -> Option<&[u8]> {
+        let index = self.functions.sections.iter().position(|s| s.name == section)?;
+        let code = &self.functions.sections[index].code;
+        (!self.relocs.any_in(index)).then_some(code)
+    }
+
     /// The type information, where the object has any.
     pub fn btf(&self) -> Option<&Btf> {
         self.btf.as_ref()

@@ -74,6 +74,11 @@ impl Relocs {
         Ok(out)
     }
 
+    /// Whether anything in code section `section` is to be relocated.
+    pub(crate) fn any_in(&self, section: usize) -> bool {
+        self.all.keys().any(|(code, _)| *code == section)
+    }
+
     /// The relocation of the instruction at `slot` of code section `section`: its `R_BPF_*` number and target.
     pub(crate) fn at(&self, section: usize, slot: u32) -> Option<(u32, &Target)> {
         self.all.get(&(section, slot)).map(|(kind, target)| (*kind, target))

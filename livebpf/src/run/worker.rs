@@ -16,6 +16,7 @@ use super::stack;
 use super::stub::{self, Landing};
 use crate::context::Context;
 use crate::interp;
+use crate::map::cell::Slice;
 use crate::map::prog_array::Execution;
 use crate::rcu::{Reader, Section};
 
@@ -72,6 +73,21 @@ impl Worker {
     /// [`RunError`]; the context is unchanged unless the program was started.
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
         self.core.run(program, ctx).map(|r0| r0 as u32)
+    }
+
+    /// Runs `program` on plain memory instead of a context: R1 is the address of `memory` (0 where it is empty) and R2 its length, as
+    /// conformance suites have it; returns all of R0. With [`Engine::Interp`](super::Engine::Interp) every access is checked
+    /// against this memory, the stack and the program's maps, and nothing is asked of the caller.
+    ///
+    /// # Safety
+    /// The caller vouches for every access that the program makes when it is started like this, whatever its type, and that it
+    /// ends; a proof of the verifier says nothing about it. Helpers that take the context must not be called.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), but that there is no context to be wrong.
+    pub unsafe fn run_unverified(&mut self, program: &Program, memory: &mut [u8]) -> Result<u64, RunError> {
+        // SAFETY: as the caller promises.
+        unsafe { self.core.run_on_memory(&program.entry, memory) }
     }
 
     /// What the last run asked for: where the packet is to go, and so on. Empty when nothing was run yet.
@@ -196,6 +212,37 @@ impl Core {
         // Also for a section that was entered before the fork.
         self.check_process()?;
         self.check(&entry.loaded, ctx)?;
+        let (depth, generation, address) = self.begin(entry)?;
+        match entry.loaded.contract.execution {
+            Execution::Interpreted => self.interpret(entry, ctx, depth, generation),
+            // SAFETY: the context is of the program's type, for which it was verified.
+            Execution::Native => unsafe { self.call(entry, address, [ctx.record_addr(), 0], depth, generation) },
+        }
+    }
+
+    /// One run on plain memory.
+    ///
+    /// # Safety
+    /// As [`Worker::run_unverified`].
+    unsafe fn run_on_memory(&self, entry: &Entry, memory: &mut [u8]) -> Result<u64, RunError> {
+        let _section = self.reader.enter();
+        self.check_process()?;
+        self.check_runtime(&entry.loaded)?;
+        let (depth, generation, address) = self.begin(entry)?;
+        let region = Slice::from_mut(memory);
+        let [r1, r2] = if region.is_empty() { [0; 2] } else { [region.addr(), region.len() as u64] };
+        match entry.loaded.contract.execution {
+            Execution::Interpreted => self.interpreted(entry, depth, generation, |exe, host| {
+                interp::run_raw(exe, r1, r2, &[region], host, interp::Limits::default())
+            }),
+            // SAFETY: the caller vouches for what the program does when it is started like this.
+            Execution::Native => unsafe { self.call(entry, address, [r1, r2], depth, generation) },
+        }
+    }
+
+    /// How deep a run that begins now is, in which generation, and where its code is.
+    #[inline]
+    fn begin(&self, entry: &Entry) -> Result<(u32, &Generation, u64), RunError> {
         let depth = current::depth();
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
@@ -208,10 +255,7 @@ impl Core {
         if address == 0 {
             return Err(RunError::Younger { program: entry.loaded.linked().name.clone() });
         }
-        match entry.loaded.contract.execution {
-            Execution::Interpreted => self.interpret(entry, ctx, depth, generation),
-            Execution::Native => self.call(entry, address, ctx, depth, generation),
-        }
+        Ok((depth, generation, address))
     }
 
     /// The generation of the outermost run, for one inside it.
@@ -223,15 +267,21 @@ impl Core {
 
     #[inline]
     fn check(&self, program: &Loaded, ctx: &Context) -> Result<(), RunError> {
-        if !Arc::ptr_eq(&program.shared, &self.shared) {
-            return Err(RunError::OtherRuntime { program: program.linked().name.clone() });
-        }
+        self.check_runtime(program)?;
         let wanted = program.contract.kind.prog_type;
         if ctx.prog_type() != wanted {
             let program = program.linked().name.clone();
             return Err(RunError::Context { program, wanted, found: ctx.prog_type() });
         }
         Ok(())
+    }
+
+    #[inline]
+    fn check_runtime(&self, program: &Loaded) -> Result<(), RunError> {
+        match Arc::ptr_eq(&program.shared, &self.shared) {
+            true => Ok(()),
+            false => Err(RunError::OtherRuntime { program: program.linked().name.clone() }),
+        }
     }
 
     #[cold]
@@ -267,12 +317,17 @@ impl Core {
         }
     }
 
+    /// Runs generated code with R1 and R2 as given.
+    ///
+    /// # Safety
+    /// `address` is what [`begin`](Self::begin) answered, inside the same read-side section; the program keeps to what may be
+    /// accessed when it is started with these arguments.
     #[inline]
-    fn call(
+    unsafe fn call(
         &self,
         entry: &Entry,
         address: u64,
-        ctx: &mut Context,
+        [r1, r2]: [u64; 2],
         depth: u32,
         generation: &Generation,
     ) -> Result<u64, RunError> {
@@ -284,9 +339,9 @@ impl Core {
         let mut landing = Landing::default();
         let current = Current { entry, worker: self, generation, depth, landing: Cell::new(&raw mut landing) };
         // SAFETY: the address is an entry's of this run's generation, whose images stay in place, with all that their tail calls lead
-        // to, until the section that the caller is in is left. The context is of the program's type (a program that a
-        // transaction put in its place has the same), and the stack suffices.
-        let r0 = current::scope(&current, || unsafe { stub::enter(address, ctx.record_addr(), 0, &raw mut landing) });
+        // to, until the section that the caller is in is left. The arguments are right, as the caller promises (a program that a
+        // transaction put in its place has the same type), and the stack suffices.
+        let r0 = current::scope(&current, || unsafe { stub::enter(address, r1, r2, &raw mut landing) });
         if landing.left() {
             return Err(RunError::HelperPanicked { program: entry.loaded.linked().name.clone() });
         }

@@ -137,6 +137,29 @@ type Result<T> = std::result::Result<T, Box<Rejection>>;
 impl Flow {
     /// Checks the program's shape.
     pub fn new(program: &Program) -> Result<Flow> {
+        let (flow, left) = Flow::read(program)?;
+        if let Some(pc) = left.first() {
+            return Err(leaves(program, *pc));
+        }
+        if let Some(pc) = flow.dead(program).next() {
+            return Err(Rejection::new(program, pc, Rule::Structure, format!("unreachable insn {pc}")));
+        }
+        Ok(flow)
+    }
+
+    /// The same for programs that may have code that nothing reaches.
+    pub fn with_dead_code(program: &Program) -> Result<(Flow, Vec<bool>)> {
+        let (flow, left) = Flow::read(program)?;
+        let mut live = vec![true; program.insns.len() as usize];
+        flow.dead(program).for_each(|pc| live[pc.index()] = false);
+        match left.into_iter().find(|pc| live[pc.index()]) {
+            Some(pc) => Err(leaves(program, pc)),
+            None => Ok((flow, live)),
+        }
+    }
+
+    /// Everything but what depends on reachability; the instructions behind which a function is left.
+    fn read(program: &Program) -> Result<(Flow, Vec<Pc>)> {
         let func = functions(program)?;
         let count = program.subprogs.len();
         let mut flow = Flow {
@@ -151,16 +174,19 @@ impl Flow {
             order: Vec::new(),
         };
         let mut callees = vec![BTreeSet::new(); count];
+        let mut left = Vec::new();
         for (pc, insn) in program.insns.iter() {
-            flow.instruction(program, pc, &insn, &mut callees)?;
+            left.extend(flow.instruction(program, pc, &insn, &mut callees)?);
         }
         flow.callees = callees.into_iter().map(|set| set.into_iter().collect()).collect();
-        for sub in &program.subprogs {
-            reachable(program, sub.start, sub.end)?;
-        }
         flow.order = call_order(program, &flow.callees)?;
         flow.may_goto_ahead = may_goto_ahead(program);
-        Ok(flow)
+        Ok((flow, left))
+    }
+
+    /// Instructions that no path from their function's start reaches.
+    fn dead<'a>(&self, program: &'a Program) -> impl Iterator<Item = Pc> + use<'a> {
+        program.subprogs.iter().flat_map(|sub| unreached(program, sub.start, sub.end))
     }
 
     /// Whether the function can get from `pc` to a `may_goto`.
@@ -183,13 +209,14 @@ impl Flow {
         None
     }
 
+    /// Checks one instruction; answers it when control leaves the function behind it.
     fn instruction(
         &mut self,
         program: &Program,
         pc: Pc,
         insn: &Insn,
         callees: &mut [BTreeSet<SubprogId>],
-    ) -> Result<()> {
+    ) -> Result<Option<Pc>> {
         let reject = |message: String| Err(Rejection::new(program, pc, Rule::Structure, message));
         let f = self.func[pc.index()] as usize;
         if written(insn) == Some(Reg::FP) {
@@ -208,9 +235,7 @@ impl Flow {
             self.join[to.index()] = true;
             self.loop_head[to.index()] |= to <= pc;
         }
-        if next.fall.is_some_and(|to| !within(to)) {
-            return reject("last insn is not an exit or jmp".to_owned());
-        }
+        let leaves = next.fall.is_some_and(|to| !within(to)).then_some(pc);
         match *insn {
             Insn::CallSubprog { off } => {
                 let target = pc.jump(off).and_then(|to| program.subprog_starting_at(to));
@@ -258,8 +283,13 @@ impl Flow {
             | Insn::CallX { .. }
             | Insn::Exit => {}
         }
-        Ok(())
+        Ok(leaves)
     }
+}
+
+/// The rejection of a function that goes on behind its last instruction.
+fn leaves(program: &Program, pc: Pc) -> Box<Rejection> {
+    Rejection::new(program, pc, Rule::Structure, "last insn is not an exit or jmp".to_owned())
 }
 
 /// Checks that the functions tile the program; gives the function of each slot.
@@ -298,7 +328,9 @@ fn may_goto_ahead(program: &Program) -> Vec<bool> {
     for (pc, insn) in program.insns.iter() {
         let next = next(&insn, pc);
         for to in [next.fall, next.jump].into_iter().flatten() {
-            before[to.index()].push(pc);
+            if let Some(before) = before.get_mut(to.index()) {
+                before.push(pc);
+            }
         }
         open.extend(is_one(&insn).then_some(pc));
     }
@@ -327,29 +359,25 @@ fn check_immediate(program: &Program, pc: Pc, value: Imm64) -> Result<()> {
     Err(Rejection::new(program, pc, rule, message))
 }
 
-/// Refuses code that no path from the function's start reaches.
-fn reachable(program: &Program, start: Pc, end: Pc) -> Result<()> {
+/// The instructions of one function that no path from its start reaches.
+fn unreached(program: &Program, start: Pc, end: Pc) -> Vec<Pc> {
     let base = start.index();
+    let inside = |to: &Pc| (start..end).contains(to);
     let mut seen = vec![false; end.index() - base];
     let mut open = vec![start];
     while let Some(mut pc) = open.pop() {
         while !std::mem::replace(&mut seen[pc.index() - base], true) {
             let Some(insn) = program.insns.get(pc) else { break };
             let next = next(&insn, pc);
-            open.extend(next.jump.filter(|to| !seen[to.index() - base]));
-            match next.fall {
+            open.extend(next.jump.filter(|to| inside(to) && !seen[to.index() - base]));
+            match next.fall.filter(inside) {
                 Some(to) => pc = to,
                 None => break,
             }
         }
     }
-    for i in 0..seen.len() as u32 {
-        let pc = Pc(start.0 + i);
-        if !seen[i as usize] && program.insns.get(pc).is_some() {
-            return Err(Rejection::new(program, pc, Rule::Structure, format!("unreachable insn {pc}")));
-        }
-    }
-    Ok(())
+    let all = (start.0..end.0).map(Pc);
+    all.filter(|pc| !seen[pc.index() - base] && program.insns.get(*pc).is_some()).collect()
 }
 
 /// Orders functions so that callers come first; refuses recursion.

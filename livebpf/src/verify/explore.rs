@@ -17,7 +17,7 @@ use super::origin::{Ends, Walk};
 use super::prune::{self, Compare, Mode, Names};
 use super::reject::{Decision, Fail, Origin, Rejection, Rule, Step};
 use super::state::{Frame, Kind, State, Value};
-use super::{Options, untrusted};
+use super::{Options, unproven, untrusted};
 use crate::context::TypeDesc;
 use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program, SubprogId};
@@ -263,8 +263,7 @@ impl<'a> Verifier<'a> {
             }
             Insn::CallKfunc { btf_id, .. } => self.kfunc(state, pc, btf_id)?,
             Insn::CallX { reg } => {
-                let text = format!("unknown opcode 8d: a call through register R{}", reg.number());
-                return Err(Fail::new(Rule::Structure, text));
+                return Err(Fail::new(Rule::Structure, unproven::callx(reg)));
             }
         }
         // A tail call or a legacy load of the outermost frame may have ended the path; both fall through as well.

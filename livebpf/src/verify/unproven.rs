@@ -17,7 +17,7 @@ impl Verified {
     /// # Errors
     /// A rejection when a jump, call, map or function boundary is wrong.
     pub(crate) fn unproven(program: Program) -> Result<Verified, Box<Rejection>> {
-        let flow = Flow::new(&program)?;
+        let (flow, live) = Flow::with_dead_code(&program)?;
         if let Some(pc) = flow.writes_fp {
             return Err(Rejection::new(&program, pc, Rule::Structure, "frame pointer is read only"));
         }
@@ -33,7 +33,10 @@ impl Verified {
             func.stack_depth = MAX_STACK;
             note_callee_saved(&mut func.callee_saved, mentioned(&insn));
             let fact = &mut facts.insns[pc.index()];
-            fact.reached = true;
+            fact.reached = live[pc.index()];
+            if !fact.reached {
+                continue;
+            }
             match insn {
                 Insn::Call { helper: helper::id::TAIL_CALL } => {
                     func.tail_call = true;
@@ -43,6 +46,7 @@ impl Verified {
                 Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
                 Insn::CallSubprog { .. } => func.calls_subprog = true,
                 Insn::CallKfunc { .. } => func.calls_helper = true,
+                Insn::CallX { reg } => return Err(Rejection::new(&program, pc, Rule::Structure, callx(reg))),
                 Insn::Alu { .. }
                 | Insn::Neg { .. }
                 | Insn::Mov { .. }
@@ -59,12 +63,16 @@ impl Verified {
                 | Insn::JaL { .. }
                 | Insn::MayGoto { .. }
                 | Insn::Jmp { .. }
-                | Insn::CallX { .. }
                 | Insn::Exit => {}
             }
         }
         Ok(Verified { program, facts })
     }
+}
+
+/// What is said of a call through a register.
+pub(super) fn callx(reg: Reg) -> String {
+    format!("unknown opcode 8d: a call through register R{}", reg.number())
 }
 
 /// Adds R6 to R9 out of a register mask.
