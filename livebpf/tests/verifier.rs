@@ -25,6 +25,7 @@ fn type_kind(word: &str) -> TypeKind {
         "enum" => TypeKind::Enum { size: 4 },
         "struct" => TypeKind::Struct { name: "pair".into(), size: 8 },
         "ptr8" => TypeKind::Ptr(Box::new(TypeKind::Int { size: 8, signed: false })),
+        "dynptr" => TypeKind::Ptr(Box::new(TypeKind::Struct { name: "bpf_dynptr".into(), size: 16 })),
         "ctx" => TypeKind::Ptr(Box::new(TypeKind::Struct { name: "xdp_md".into(), size: 24 })),
         other => panic!("unknown type {other}"),
     }
@@ -184,6 +185,11 @@ fn callbacks_and_may_goto() {
 #[test]
 fn iterators() {
     run("iterators.txt", 22);
+}
+
+#[test]
+fn dynptrs() {
+    run("dynptrs.txt", 140);
 }
 
 #[test]

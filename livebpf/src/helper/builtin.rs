@@ -1,7 +1,7 @@
 //! The kernel's helpers that livebpf provides: their contracts as Linux states them (`bpf_*_proto` in
 //! kernel/bpf/helpers.c, kernel/trace/bpf_trace.c and net/core/filter.c). Never their code.
 
-use super::{Arg, Proto, Ret, id};
+use super::{Arg, DynptrKind, Proto, Ret, id};
 
 fn proto(id: u32, ret: Ret, args: &[Arg]) -> Proto {
     Proto {
@@ -36,7 +36,7 @@ fn gpl(proto: Proto) -> Proto {
 }
 
 pub(super) fn protos() -> Vec<Proto> {
-    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output(), callbacks()].concat()
+    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output(), callbacks(), dynptrs()].concat()
 }
 
 fn maps() -> Vec<Proto> {
@@ -184,5 +184,21 @@ fn callbacks() -> Vec<Proto> {
     vec![
         number(id::FOR_EACH_MAP_ELEM, &[Map, Callback, StackOrNull, Anything]),
         number(id::LOOP, &[Anything, Callback, StackOrNull, Anything]),
+    ]
+}
+
+/// Memory whose size is known when the program runs.
+fn dynptrs() -> Vec<Proto> {
+    use Arg::*;
+    let slice = Ret::SliceOrNull { write: true };
+    vec![
+        number(id::DYNPTR_FROM_MEM, &[MemInOut, SizeOrZero, Anything, DynptrNew(DynptrKind::Local)]),
+        // What it does not write stays as it is.
+        number(id::DYNPTR_READ, &[MemInOut, SizeOrZero, Dynptr, Anything, Anything]),
+        number(id::DYNPTR_WRITE, &[Dynptr, Anything, Mem, SizeOrZero, Anything]),
+        proto(id::DYNPTR_DATA, slice, &[Dynptr, Anything, AllocSize]),
+        number(id::RINGBUF_RESERVE_DYNPTR, &[Map, Anything, Anything, DynptrNew(DynptrKind::Ringbuf)]),
+        proto(id::RINGBUF_SUBMIT_DYNPTR, Ret::Void, &[DynptrReleased, Anything]),
+        proto(id::RINGBUF_DISCARD_DYNPTR, Ret::Void, &[DynptrReleased, Anything]),
     ]
 }

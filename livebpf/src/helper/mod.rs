@@ -63,6 +63,50 @@ pub enum Arg {
     Callback,
     /// An address in the stack, or null: what callbacks are given.
     StackOrNull,
+    /// A dynptr that was made.
+    Dynptr,
+    /// 16 bytes of the stack, where the call makes a dynptr of this kind.
+    DynptrNew(DynptrKind),
+    /// 16 bytes of the stack, where the call makes another dynptr of what the one in an argument before stands for.
+    DynptrClone,
+    /// A dynptr of a record of a ring buffer, which the call takes back.
+    DynptrReleased,
+    /// Memory that is read and written, or null; the next argument is its size.
+    Scratch,
+    /// Size in bytes of the memory in the argument before, and of the memory that is handed out, a constant.
+    ScratchSize,
+}
+
+/// What a dynptr stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DynptrKind {
+    /// Memory in a map's value.
+    Local,
+    /// A record of a ring buffer.
+    Ringbuf,
+    /// The packet of a socket buffer.
+    Skb,
+    /// The packet of an XDP program.
+    Xdp,
+}
+
+/// Bytes of a dynptr in the stack.
+pub const DYNPTR_SIZE: u32 = 16;
+
+impl DynptrKind {
+    /// The name in the kernel's messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DynptrKind::Local => "local",
+            DynptrKind::Ringbuf => "ringbuf",
+            DynptrKind::Skb => "skb",
+            DynptrKind::Xdp => "xdp",
+        }
+    }
+    /// Whether it stands for a packet.
+    pub const fn is_packet(self) -> bool {
+        matches!(self, DynptrKind::Skb | DynptrKind::Xdp)
+    }
 }
 
 /// What an embedder's helpers hand out and take back: a number of the embedder's choice for each kind of it.
@@ -92,6 +136,11 @@ pub enum Ret {
     Cpu,
     /// At most the size in the argument numbered so (from 0), or a negative error number.
     AtMost(usize),
+    /// Memory of the dynptr among the arguments, as long as [`Arg::AllocSize`] or [`Arg::ScratchSize`] says, or null.
+    SliceOrNull {
+        /// It may be written, too.
+        write: bool,
+    },
 }
 
 /// Largest error number (`MAX_ERRNO`).
@@ -174,6 +223,8 @@ pub enum TableError {
     SecondRelease { name: String, arg: usize },
     #[error("helper {name}: argument {arg} is a lock, which only the kernel's helpers take")]
     Lock { name: String, arg: usize },
+    #[error("helper {name}: argument {arg} is a dynptr, which only the kernel's helpers take")]
+    Dynptr { name: String, arg: usize },
     #[error("helper {name}: hands out memory of {size} bytes, wanted at most {MAX_ACQUIRED}")]
     AcquiredSize { name: String, size: u32 },
 }
@@ -181,15 +232,19 @@ pub enum TableError {
 impl Arg {
     /// A memory address whose size is the next argument.
     pub const fn has_size(self) -> bool {
-        matches!(self, Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut)
+        matches!(self, Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut | Arg::Scratch)
     }
     /// The size of the memory in the argument before.
     pub const fn is_size(self) -> bool {
-        matches!(self, Arg::Size | Arg::SizeOrZero)
+        matches!(self, Arg::Size | Arg::SizeOrZero | Arg::ScratchSize)
     }
     /// Something that the call takes back.
     pub const fn releases(self) -> bool {
-        matches!(self, Arg::Record | Arg::Released(_))
+        matches!(self, Arg::Record | Arg::Released(_) | Arg::DynptrReleased)
+    }
+    /// A dynptr, or a place for one.
+    pub const fn is_dynptr(self) -> bool {
+        matches!(self, Arg::Dynptr | Arg::DynptrNew(_) | Arg::DynptrClone | Arg::DynptrReleased)
     }
     /// Memory whose size is the map's key or value size.
     pub const fn needs_map(self) -> bool {
@@ -224,6 +279,9 @@ impl Proto {
             }
             if *arg == Arg::SpinLock && self.id >= FIRST_CUSTOM {
                 return Err(TableError::Lock { name: name(), arg: number });
+            }
+            if (arg.is_dynptr() || matches!(arg, Arg::Scratch | Arg::ScratchSize)) && self.id >= FIRST_CUSTOM {
+                return Err(TableError::Dynptr { name: name(), arg: number });
             }
             if arg.releases() && std::mem::replace(&mut released, true) {
                 return Err(TableError::SecondRelease { name: name(), arg: number });
@@ -346,6 +404,9 @@ mod tests {
         assert!(refused(lookup).contains("the result depends"));
         let lookup = Proto { ret: Ret::MapValueOrNull, ..custom(base + 1, "x", &[Arg::Map]) };
         assert!(refused(lookup).contains("the result is an address"));
+        for arg in [Arg::Dynptr, Arg::DynptrNew(DynptrKind::Local), Arg::DynptrClone, Arg::DynptrReleased] {
+            assert!(refused(custom(base + 1, "x", &[arg])).contains("argument 1 is a dynptr"));
+        }
         assert_eq!(table.iter().filter(|p| p.id >= FIRST_CUSTOM).count(), 1);
     }
 }

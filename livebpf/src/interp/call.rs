@@ -6,7 +6,8 @@ use super::fault::FaultKind;
 use super::machine::{Machine, Next};
 use super::memory::Memory;
 use super::{Executable, MAX_TAIL_CALLS};
-use crate::helper::{Arg, Proto, calls_back, id, kfunc};
+use crate::context::{Packet, describe_kind};
+use crate::helper::{Arg, DYNPTR_SIZE, Proto, calls_back, id, kfunc};
 use crate::map::Map;
 use crate::map::prog_array::missed::Miss;
 use crate::object::MapType;
@@ -22,6 +23,7 @@ impl Machine<'_> {
         let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
         let proto = self.host.proto(id).ok_or(FaultKind::NoHelper { id })?;
         check(&self.memory, &self.exe, proto, &args)?;
+        self.memory.give_record_back(&self.exe, id, args[0]);
         self.regs[0] = if calls_back(id) {
             self.call_with_callback(id, args)?
         } else {
@@ -30,7 +32,7 @@ impl Machine<'_> {
                 None => self.host.call(id, args)?,
             }
         };
-        self.memory.note_record(id, &args, self.regs[0]);
+        self.memory.note_record(&self.exe, id, &args, self.regs[0]);
         self.regs[1..6].fill(0);
         Ok(Next::Follow)
     }
@@ -38,10 +40,14 @@ impl Machine<'_> {
     /// The kernel function that the program knows by `number`.
     pub(super) fn call_kfunc(&mut self, number: i32) -> Result<Next, FaultKind> {
         let kfunc = self.exe.program().kfunc(number).and_then(kfunc::by_name);
-        let proto = &kfunc.ok_or(FaultKind::Unsupported("a call of a kernel function"))?.proto;
+        let kfunc = kfunc.ok_or(FaultKind::Unsupported("a call of a kernel function"))?;
+        let proto = &kfunc.proto;
         let args = [self.regs[1], self.regs[2], self.regs[3], self.regs[4], self.regs[5]];
         check(&self.memory, &self.exe, proto, &args)?;
-        self.regs[0] = self.host.call(proto.id, args)?;
+        let desc = describe_kind(&self.exe.program().kind);
+        let writes_packet = desc.is_some_and(|d| d.packet == Packet::Write);
+        self.regs[0] = self.host.call(kfunc.function(writes_packet), args)?;
+        self.memory.note_packet(proto.id);
         self.regs[1..6].fill(0);
         Ok(Next::Follow)
     }
@@ -146,8 +152,18 @@ fn check_one<'e>(
         // How far the string goes was decided on the data that it lies in.
         Arg::ConstStr => span(1, false),
         Arg::SpinLock => span(4, true),
+        Arg::Scratch if value == 0 => Ok(()),
+        Arg::Scratch => span(next, false).and_then(|()| span(next, true)),
+        Arg::DynptrNew(_) | Arg::DynptrClone => span(DYNPTR_SIZE.into(), true),
+        Arg::Dynptr | Arg::DynptrReleased => {
+            span(DYNPTR_SIZE.into(), true)?;
+            match memory.dynptr(exe, value) {
+                Some(dynptr) => memory.may_use(exe, &dynptr, kind == Arg::DynptrReleased),
+                None => Ok(()),
+            }
+        }
         Arg::Size if value == 0 => Err("a size of 0".to_owned()),
-        Arg::Size | Arg::SizeOrZero | Arg::AllocSize => Ok(()),
+        Arg::Size | Arg::SizeOrZero | Arg::ScratchSize | Arg::AllocSize => Ok(()),
         Arg::Record | Arg::Borrowed(_) | Arg::Released(_) if value == 0 => Err("null".to_owned()),
         Arg::Record if memory.is_record(value) => Ok(()),
         Arg::Record => Err("not a record of this run".to_owned()),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::Executable;
 use crate::context::{Context, FieldKind, Packet, describe_kind};
-use crate::helper::id;
+use crate::helper::{DYNPTR_SIZE, DynptrKind, id, kfunc};
 use crate::insn::Size;
 use crate::interp::FaultKind;
 use crate::map::Map;
 use crate::map::cell::{Bytes, Slice};
+use crate::map::dynptr::Dynptr;
 
 /// Bytes of one function's stack.
 pub(super) const FRAME: usize = 512;
@@ -87,6 +88,8 @@ pub(super) struct Memory<'a> {
     inner: Vec<Arc<Map>>,
     /// Records of ring buffers that the run has reserved and not committed: address and length.
     records: Vec<(u64, u64)>,
+    /// A dynptr of the packet was made: slices of it may be read.
+    reads_packet: bool,
     /// Keys that callbacks read, the innermost last.
     pub(super) keys: Vec<Bytes>,
 }
@@ -97,7 +100,15 @@ fn find_in(region: Slice<'_>, addr: u64, len: usize) -> Option<Slice<'_>> {
 
 impl<'a> Memory<'a> {
     pub(super) fn new(context: Option<&'a Context>, regions: &'a [Slice<'a>]) -> Memory<'a> {
-        Memory { stacks: Stacks::default(), context, regions, inner: Vec::new(), records: Vec::new(), keys: Vec::new() }
+        Memory {
+            stacks: Stacks::default(),
+            context,
+            regions,
+            inner: Vec::new(),
+            records: Vec::new(),
+            reads_packet: false,
+            keys: Vec::new(),
+        }
     }
 }
 
@@ -121,13 +132,56 @@ impl Memory<'_> {
         self.records.iter().any(|(start, _)| *start == addr)
     }
 
-    /// Notes what the call of helper `id`, which answered `r0`, did to records.
-    pub(super) fn note_record(&mut self, id: u32, args: &[u64; 5], r0: u64) {
+    /// Notes the record that the call of helper `id`, which answered `r0`, has reserved.
+    pub(super) fn note_record(&mut self, exe: &Executable, id: u32, args: &[u64; 5], r0: u64) {
         match id {
             id::RINGBUF_RESERVE if r0 != 0 => self.records.push((r0, args[1])),
-            id::RINGBUF_SUBMIT | id::RINGBUF_DISCARD => self.records.retain(|(start, _)| *start != args[0]),
+            id::RINGBUF_RESERVE_DYNPTR => {
+                let made = self.dynptr(exe, args[3]);
+                self.records.extend(made.map(|d| (d.addr, u64::from(d.size))));
+            }
             _ => {}
         }
+    }
+
+    /// Notes that helper `id` is about to take back the record that its first argument names.
+    pub(super) fn give_record_back(&mut self, exe: &Executable, id: u32, arg: u64) {
+        let record = match id {
+            id::RINGBUF_SUBMIT | id::RINGBUF_DISCARD => Some(arg),
+            id::RINGBUF_SUBMIT_DYNPTR | id::RINGBUF_DISCARD_DYNPTR => self.dynptr(exe, arg).map(|d| d.addr),
+            _ => None,
+        };
+        if let Some(record) = record {
+            self.records.retain(|(start, _)| *start != record);
+        }
+    }
+
+    /// Notes that kernel function `id` gives a way to the packet to programs that have no other.
+    pub(super) fn note_packet(&mut self, id: u32) {
+        self.reads_packet |= id == kfunc::id::DYNPTR_FROM_SKB;
+    }
+
+    /// The dynptr that lies at this address; `None`: null, or nothing that is one.
+    pub(super) fn dynptr(&self, exe: &Executable, addr: u64) -> Option<Dynptr> {
+        Dynptr::load(self.window(exe, addr, DYNPTR_SIZE as usize, false)?)
+    }
+
+    /// Whether the program may reach what this dynptr says that it stands for, or give it back (`release`). Nothing is
+    /// taken on trust from bytes that lie in the program's memory.
+    pub(super) fn may_use(&self, exe: &Executable, dynptr: &Dynptr, release: bool) -> Result<(), String> {
+        let Dynptr { addr, kind, read_only, offset, size } = *dynptr;
+        let may = match kind {
+            _ if release => kind == DynptrKind::Ringbuf && self.is_record(addr),
+            DynptrKind::Local | DynptrKind::Ringbuf => {
+                let start = addr.checked_add(offset.into());
+                start.is_some_and(|start| self.window(exe, start, size as usize, !read_only).is_some())
+            }
+            DynptrKind::Skb | DynptrKind::Xdp => {
+                let writes = describe_kind(&exe.program().kind).is_some_and(|d| d.packet == Packet::Write);
+                (read_only || writes) && self.context.is_some_and(|c| c.record_addr() == addr)
+            }
+        };
+        if may { Ok(()) } else { Err(format!("a dynptr of {size} bytes at {addr:#x} that this program may not use")) }
     }
 
     /// The window [addr, addr + len) of a record of this run.
@@ -164,8 +218,9 @@ impl Memory<'_> {
     }
 
     fn packet(&self, exe: &Executable, addr: u64, len: usize, write: bool) -> Option<Slice<'_>> {
-        let may = describe_kind(&exe.program().kind)
-            .is_some_and(|d| if write { d.packet == Packet::Write } else { d.packet != Packet::None });
+        let may = describe_kind(&exe.program().kind).is_some_and(|d| {
+            if write { d.packet == Packet::Write } else { self.reads_packet || d.packet != Packet::None }
+        });
         find_in(self.context.filter(|_| may)?.packet_slice()?, addr, len)
     }
 

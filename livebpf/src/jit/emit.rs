@@ -8,6 +8,7 @@ use super::options::{JitError, Options};
 use super::plan::{self, CallKind, Plan};
 use super::x64::layout::LIMIT;
 use super::x64::{Asm, Gpr, Label, Laid, Pos};
+use crate::context::{Packet, describe_kind};
 use crate::helper::kfunc;
 use crate::insn::{AluOp, Insn, Pc, Reg, Size, Src};
 use crate::link::{MapId, Program};
@@ -214,7 +215,10 @@ impl<'a> Emitter<'a> {
             Insn::Call { helper } => self.emit_helper_call(pc, helper)?,
             Insn::CallSubprog { off } => self.emit_call_subprog(pc, off)?,
             Insn::CallKfunc { btf_id, .. } => match self.program.kfunc(btf_id).and_then(kfunc::by_name) {
-                Some(kfunc) => self.emit_call(kfunc.proto.id),
+                Some(kfunc) => {
+                    let desc = describe_kind(&self.program.kind);
+                    self.emit_call(kfunc.function(desc.is_some_and(|d| d.packet == Packet::Write)));
+                }
                 None => return Err(JitError::Unsupported { pc, what: "a call of a kernel function" }),
             },
             Insn::CallX { .. } => return Err(JitError::Unsupported { pc, what: "a call through a register" }),

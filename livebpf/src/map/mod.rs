@@ -13,6 +13,7 @@
 mod array;
 pub mod cell;
 mod create;
+pub(crate) mod dynptr;
 mod error;
 pub(crate) mod guard;
 mod hash;

@@ -34,7 +34,20 @@ pub(crate) enum ExternKind {
 }
 
 /// The kernel functions there are here, by name.
-pub const KFUNCS: [&str; 3] = ["bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"];
+pub const KFUNCS: [&str; 12] = [
+    "bpf_iter_num_new",
+    "bpf_iter_num_next",
+    "bpf_iter_num_destroy",
+    "bpf_dynptr_adjust",
+    "bpf_dynptr_is_null",
+    "bpf_dynptr_is_rdonly",
+    "bpf_dynptr_size",
+    "bpf_dynptr_clone",
+    "bpf_dynptr_slice",
+    "bpf_dynptr_slice_rdwr",
+    "bpf_dynptr_from_skb",
+    "bpf_dynptr_from_xdp",
+];
 
 /// What `LINUX_KERNEL_VERSION` says: 6.12, the kernel whose behaviour is imitated here.
 pub const KERNEL_VERSION: u32 = 6 << 16 | 12 << 8;

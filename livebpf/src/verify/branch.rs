@@ -41,6 +41,7 @@ impl Verifier<'_> {
                 Kind::MapValue(_)
                     | Kind::MapKey(_)
                     | Kind::Item(_)
+                    | Kind::PacketSlice { .. }
                     | Kind::Map(_)
                     | Kind::Mem(_)
                     | Kind::Record(_)

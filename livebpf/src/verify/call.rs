@@ -2,6 +2,7 @@
 
 use super::Trust;
 use super::cfg::MAX_FRAMES;
+use super::dynptr::New;
 use super::explore::{To, Verifier, unsupported};
 use super::history::Way;
 use super::memory::unmodified;
@@ -9,9 +10,9 @@ use super::range::R64;
 use super::reject::{Fail, MEMORY, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
-use super::state::{Frame, Kind, State, Value};
+use super::state::{Dynptr, Frame, Kind, State, Value};
 use crate::context::Packet;
-use crate::helper::{self, Arg, Proto, Ret};
+use crate::helper::{self, Arg, Proto, Ret, kfunc};
 use crate::insn::{Pc, Reg, Size};
 use crate::link::{MapId, SubprogId};
 use crate::object::ProgType;
@@ -23,7 +24,7 @@ const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
 
 /// What the arguments of one call of a helper turned out to be.
 #[derive(Default)]
-struct Given {
+pub(super) struct Given {
     /// The map among them.
     map: Option<MapId>,
     /// The largest result, where an argument limits it.
@@ -32,6 +33,8 @@ struct Given {
     size: u64,
     /// What is taken back.
     released: Option<u32>,
+    /// The dynptr among them that was made before.
+    pub dynptr: Option<Dynptr>,
 }
 
 fn not_of_this_type(name: &str, id: u32) -> Box<Fail> {
@@ -70,6 +73,7 @@ impl Verifier<'_> {
             }
             self.notes.map(pc, map, index);
         }
+        self.dynptr_called(state, id, given.dynptr)?;
         if let Some(i) = proto.args.iter().position(|arg| *arg == Arg::Callback) {
             self.call_back(state, pc, proto, ARGS[i], given.map)?;
         }
@@ -94,8 +98,8 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// What a helper answers.
-    fn result(&mut self, state: &mut State, pc: Pc, ret: Ret, given: &Given) -> Step<Value> {
+    /// What a function answers.
+    pub(super) fn result(&mut self, state: &mut State, pc: Pc, ret: Ret, given: &Given) -> Step<Value> {
         let element = given.map.map(|map| self.looked_up(map));
         let mut handed = |kind: Kind, what: Option<Resource>| {
             let id = self.ids.next();
@@ -115,6 +119,10 @@ impl Verifier<'_> {
                 None => Err(Fail::new(Rule::Helper, "a map value without a map")),
             },
             Ret::RecordOrNull => handed(Kind::Record(given.size as u32), Some(Resource::Record)),
+            Ret::SliceOrNull { write } => match given.dynptr {
+                Some(dynptr) => Ok(self.slice(dynptr, given.size as u32, write)),
+                None => Err(Fail::new(Rule::Helper, "a slice without a dynptr")),
+            },
             Ret::AcquiredOrNull { class, size: 0 } => handed(Kind::Handle(class), Some(Resource::Handle(class))),
             Ret::AcquiredOrNull { class, size } => handed(Kind::Mem(size), Some(Resource::Handle(class))),
         }
@@ -138,6 +146,9 @@ impl Verifier<'_> {
         if !self.of_this_type(proto.id) {
             return Err(not_of_this_type(&proto.name, proto.id));
         }
+        if self.options.trust == Trust::Untrusted && proto.args.iter().any(|arg| arg.is_dynptr()) {
+            return Err(not_of_this_type(&proto.name, proto.id));
+        }
         if proto.gpl_only && !self.program.gpl_compatible() {
             let text = "cannot call GPL-restricted function from non-GPL compatible program";
             return Err(Fail::new(Rule::Licence, text).help("declare a GPL-compatible licence in section \"license\""));
@@ -146,7 +157,7 @@ impl Verifier<'_> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn argument(
+    pub(super) fn argument(
         &mut self,
         state: &mut State,
         pc: Pc,
@@ -198,14 +209,32 @@ impl Verifier<'_> {
             }
             Arg::Out(size) => self.out(state, reg, size),
             Arg::ConstStr => self.constant_text(state, reg),
-            Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut => {
+            Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut | Arg::Scratch => {
                 if value.is_scalar() {
                     self.demand(state, pc, reg);
                 }
-                let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull) && value.is_null();
+                let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull | Arg::Scratch) && value.is_null();
                 if value.is_pointer() || null { Ok(()) } else { Err(expected(MEMORY)) }
             }
             Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
+            Arg::ScratchSize => {
+                self.scratch(state, pc, proto, i, reg)?;
+                given.size = state.reg(reg).num.known().unwrap_or_default();
+                Ok(())
+            }
+            Arg::Dynptr => {
+                given.dynptr = Some(self.dynptr(state, reg, !kfunc::is_function(proto.id))?);
+                Ok(())
+            }
+            Arg::DynptrNew(kind) => self.dynptr_new(state, pc, reg, New::Of(kind), !kfunc::is_function(proto.id)),
+            Arg::DynptrClone => match given.dynptr {
+                Some(of) => self.dynptr_new(state, pc, reg, New::Clone(of), !kfunc::is_function(proto.id)),
+                None => Err(refuse(reg, "a clone without a dynptr".to_owned())),
+            },
+            Arg::DynptrReleased => {
+                given.released = Some(self.dynptr_released(state, reg)?.owner);
+                Ok(())
+            }
             Arg::AllocSize => {
                 if !value.is_scalar() {
                     return Err(expected("scalar"));
@@ -265,7 +294,10 @@ impl Verifier<'_> {
             let text = format!("R{} type=scalar expected={MEMORY}", memory.number());
             return Err(refuse(memory, text).help("pass a size of 0 with a null pointer"));
         }
-        if kind == Arg::MemInOut {
+        if kind == Arg::Scratch && state.reg(memory).is_null() {
+            return Ok(());
+        }
+        if matches!(kind, Arg::MemInOut | Arg::Scratch) {
             return self.buffer(state, memory, r.umax, true, true);
         }
         let write = matches!(kind, Arg::MemUninit | Arg::MemUninitOrNull);
@@ -274,6 +306,25 @@ impl Verifier<'_> {
             return self.buffer(state, memory, r.umax, true, true);
         }
         self.buffer(state, memory, r.umax, !write, write)
+    }
+
+    /// The size in `reg` of what a kernel function may use, and hands out: memory in the argument before, or null.
+    fn scratch(&mut self, state: &mut State, pc: Pc, proto: &Proto, i: usize, reg: Reg) -> Step<()> {
+        let memory = ARGS[i - 1];
+        let kept = *state.reg(memory);
+        // The function itself finds null.
+        state.cur.regs[memory.index()].nullable = false;
+        let checked = self.sized(state, pc, proto, i, reg);
+        state.cur.regs[memory.index()] = kept;
+        checked.map_err(|mut fail| {
+            fail.message.push_str(&format!("\narg#{} arg#{i} memory, len pair leads to invalid memory access", i - 1));
+            fail
+        })?;
+        let n = reg.number();
+        match state.reg(reg).num.known() {
+            Some(_) => Ok(()),
+            None => Err(refuse(reg, format!("R{n} must be a known constant")).help("use a size that is a constant")),
+        }
     }
 
     /// The other outcome of a tail call: this function ends, with any number as its result.

@@ -19,6 +19,8 @@ enum Param {
         size: u32,
         nullable: bool,
     },
+    /// A dynptr, which stays the caller's.
+    Dynptr,
 }
 
 /// What global functions take and give back; the error is the message.
@@ -57,20 +59,18 @@ fn params(sub: &Subprogram, sig: &FuncSig, desc: &TypeDesc) -> Result<Vec<Param>
         }
         match ty {
             TypeKind::Int { .. } | TypeKind::Enum { .. } => Ok(Param::Scalar),
-            TypeKind::Ptr(to) => pointed(to, i, name, nullable, desc),
+            TypeKind::Ptr(to) => pointed(to, i, nullable, desc),
             _ => Err((Rule::Call, format!("Arg#{i} type in {name}() is not supported yet."))),
         }
     };
     sig.params.iter().enumerate().map(one).collect()
 }
 
-/// What a pointer to `to`, parameter `i` of global function `name`, stands for.
-fn pointed(to: &TypeKind, i: usize, name: &str, nullable: bool, desc: &TypeDesc) -> Result<Param, (Rule, String)> {
+/// What a pointer to `to`, parameter `i` of a global function, stands for.
+fn pointed(to: &TypeKind, i: usize, nullable: bool, desc: &TypeDesc) -> Result<Param, (Rule, String)> {
     match to {
         TypeKind::Struct { name: s, .. } if !s.is_empty() && s == desc.context.name => Ok(Param::Context),
-        TypeKind::Struct { name: s, .. } if s == "bpf_dynptr" => {
-            Err((Rule::Unsupported, format!("unsupported: arg#{i} of {name}() is a dynptr")))
-        }
+        TypeKind::Struct { name: s, .. } if s == "bpf_dynptr" => Ok(Param::Dynptr),
         TypeKind::Struct { size, .. } | TypeKind::Int { size, .. } | TypeKind::Enum { size } if *size > 0 => {
             Ok(Param::Memory { size: *size, nullable })
         }
@@ -99,6 +99,7 @@ pub(super) fn entry(v: &mut Verifier<'_>, func: SubprogId) -> Result<State, Box<
         let value = match param {
             Param::Scalar => Value::UNKNOWN,
             Param::Context => Value::pointer(Kind::Ctx),
+            Param::Dynptr => Value { owner: v.ids.next(), ..Value::pointer(Kind::Dynptr) },
             Param::Memory { size, nullable } => {
                 let id = if nullable { v.ids.next() } else { 0 };
                 Value { nullable, id, ..Value::pointer(Kind::Mem(size)) }
@@ -152,6 +153,7 @@ impl Verifier<'_> {
                 _ => wrong(format!("dereference of modified ctx ptr R{n} off={} disallowed", value.off)),
             },
             Param::Context => wrong(format!("arg#{i} expected pointer to ctx, but got {}", value.name())),
+            Param::Dynptr => self.dynptr(state, reg, false).map(|_| ()),
             Param::Memory { size, nullable } => {
                 if value.is_scalar() {
                     self.demand(state, pc, reg);
@@ -161,7 +163,7 @@ impl Verifier<'_> {
                     let wanted = MEMORY;
                     return wrong(format!("R{n} type={} expected={wanted}", value.name()));
                 }
-                if value.is_packet() && moves_packet {
+                if value.in_packet() && moves_packet {
                     return wrong(format!("R{n} points into the packet, which the function may move"));
                 }
                 if value.nullable && !nullable {

@@ -3,11 +3,13 @@
 //! An iterator is begun (then it is *active* and a reference to be given back), gives items until it is *drained*, and is
 //! destroyed. A call for the next item goes both ways; why its loops end is said in [`super::looping`].
 
+use super::call::Given;
 use super::explore::Verifier;
 use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
 use super::stack::{self, Span};
 use super::state::{Iterator, Kind, Slot, State, Value};
+use crate::helper::Arg;
 use crate::helper::kfunc::{self, Kfunc, Step as Move};
 use crate::insn::{Insn, Pc, Reg};
 
@@ -29,27 +31,58 @@ impl Verifier<'_> {
             let text = "cannot call kernel function from non-GPL compatible program";
             return Err(Fail::new(Rule::Licence, text).help("declare a GPL-compatible licence in section \"license\""));
         }
-        self.numbers_of(state, kfunc)?;
+        if !kfunc.programs.is_empty() && !kfunc.programs.contains(&self.desc.prog_type) {
+            return Err(Fail::new(Rule::Helper, format!("calling kernel function {name} is not allowed")));
+        }
         let r0 = match kfunc.step {
-            Some(Move::New) => self.iterator_new(state, pc)?,
-            Some(Move::Next { item }) => self.iterator_next(state, pc, item)?,
-            Some(Move::Destroy) => self.iterator_destroy(state)?,
-            None => Value::UNKNOWN,
+            Some(step) => {
+                self.numbers_of(state, kfunc)?;
+                match step {
+                    Move::New => self.iterator_new(state, pc)?,
+                    Move::Next { item } => self.iterator_next(state, pc, item)?,
+                    Move::Destroy => self.iterator_destroy(state)?,
+                }
+            }
+            None => self.plain_kfunc(state, pc, kfunc)?,
         };
         state.clobber();
         state.set(Reg::R0, r0);
         Ok(())
     }
 
-    fn numbers_of(&self, state: &State, kfunc: &Kfunc) -> Step<()> {
-        for i in 1..kfunc.proto.args.len() {
+    /// A call of a function that has nothing to do with iterators; what it answers.
+    fn plain_kfunc(&mut self, state: &mut State, pc: Pc, kfunc: &Kfunc) -> Step<Value> {
+        if state.lock().is_some() {
+            return Err(Fail::new(Rule::Resource, "function calls are not allowed while holding a lock"));
+        }
+        let mut given = Given::default();
+        for (i, arg) in kfunc.proto.args.iter().enumerate() {
             let reg = Reg::ALL[i + 1];
-            if !self.readable(state, reg)?.is_scalar() {
-                let text = format!("R{} is not a scalar", reg.number());
-                return Err(Fail::new(Rule::Helper, text).with(reg));
+            match arg {
+                Arg::Scalar => self.number_of(state, reg)?,
+                Arg::Ctx if self.readable(state, reg)?.kind != Kind::Ctx => {
+                    let text = format!("arg#{i} expected pointer to ctx, but got {}", state.reg(reg).name());
+                    return Err(Fail::new(Rule::Helper, text).with(reg));
+                }
+                _ => self.argument(state, pc, &kfunc.proto, i, reg, *arg, &mut given)?,
             }
         }
+        self.dynptr_called(state, kfunc.proto.id, given.dynptr)?;
+        self.result(state, pc, kfunc.proto.ret, &given)
+    }
+
+    fn numbers_of(&self, state: &State, kfunc: &Kfunc) -> Step<()> {
+        for i in 1..kfunc.proto.args.len() {
+            self.number_of(state, Reg::ALL[i + 1])?;
+        }
         Ok(())
+    }
+
+    fn number_of(&self, state: &State, reg: Reg) -> Step<()> {
+        if self.readable(state, reg)?.is_scalar() {
+            return Ok(());
+        }
+        Err(Fail::new(Rule::Helper, format!("R{} is not a scalar", reg.number())).with(reg))
     }
 
     /// Where the iterator in R1 lies: the frame, and the slot in it.
@@ -94,6 +127,7 @@ impl Verifier<'_> {
         }
         let base = *state.reg(Reg::R1);
         self.stack_span(state, Reg::R1, &base, 0, SIZE, true)?;
+        state.overwrite_dynptrs(span, self.options.trust).map_err(|f| f.with(Reg::R1))?;
         let id = self.ids.next();
         state.acquire(id, pc, Resource::Iterator)?;
         *state.frame_mut(span.frame).slot_mut(slot) = Slot::of_iterator(Iterator { id, drained: false, items: 0 });

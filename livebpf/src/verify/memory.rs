@@ -69,7 +69,7 @@ impl Verifier<'_> {
         }
         if base.nullable
             || base.is_scalar()
-            || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) | Kind::Func(_))
+            || matches!(base.kind, Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) | Kind::Func(_) | Kind::Dynptr)
         {
             let help = if base.nullable { Some("compare the pointer with NULL before using it") } else { None };
             let mut fail = invalid(reg, format!("R{n} invalid mem access '{}'", base.name()));
@@ -90,6 +90,7 @@ impl Verifier<'_> {
             | Kind::MapValue(_)
             | Kind::MapKey(_)
             | Kind::Item(_)
+            | Kind::PacketSlice { .. }
             | Kind::Mem(_)
             | Kind::Record(_) => {
                 self.notes.access(pc, None)?;
@@ -106,7 +107,13 @@ impl Verifier<'_> {
                 socket(reg, view, off, cell.size, write)?;
                 Ok(Place::Memory)
             }
-            Kind::Uninit | Kind::Scalar | Kind::PacketEnd | Kind::Map(_) | Kind::Handle(_) | Kind::Func(_) => {
+            Kind::Uninit
+            | Kind::Scalar
+            | Kind::PacketEnd
+            | Kind::Map(_)
+            | Kind::Handle(_)
+            | Kind::Func(_)
+            | Kind::Dynptr => {
                 unreachable!("refused above")
             }
         }
@@ -201,6 +208,13 @@ impl Verifier<'_> {
             Kind::Mem(limit) | Kind::Record(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
             Kind::MapKey(_) if write => Err(invalid(reg, format!("write to change key R{} not allowed", reg.number()))),
             Kind::Item(_) if write => Err(invalid(reg, format!("R{} cannot write into {}", reg.number(), base.name()))),
+            Kind::PacketSlice { write: false, .. } if write => {
+                Err(invalid(reg, format!("R{} cannot write into {}", reg.number(), base.name())))
+            }
+            Kind::PacketSlice { size: limit, .. } => {
+                self.notes.changes_packet |= write;
+                bounded(reg, base, off, size, limit, "memory, mem_size")
+            }
             Kind::Item(limit) => bounded(reg, base, off, size, limit, "memory, mem_size"),
             Kind::MapKey(map) => {
                 let limit = self.program.map(map).key_size;
@@ -335,6 +349,7 @@ impl Verifier<'_> {
             Place::Stack(span) => {
                 self.history.write(&mut state.at, pc, span.frame, span.slots(), span.whole_slot());
                 let before = value.id;
+                state.overwrite_dynptrs(span, self.options.trust).map_err(|f| f.with(base))?;
                 self.keep_spilled(state, span).map_err(|f| f.with(base))?;
                 stack::write(state, span, &mut value, || self.ids.next()).map_err(|f| f.with(base))?;
                 if let (Src::Reg(reg), true) = (src, value.id != before) {
@@ -364,6 +379,8 @@ impl Verifier<'_> {
             | Kind::MapValue(_)
             | Kind::MapKey(_)
             | Kind::Item(_)
+            | Kind::PacketSlice { .. }
+            | Kind::Dynptr
             | Kind::Func(_)
             | Kind::Map(_)
             | Kind::Mem(_)
@@ -429,6 +446,9 @@ impl Verifier<'_> {
         match base.kind {
             Kind::Stack(_) => {
                 let span = self.stack_span(state, reg, &base, 0, size, write)?;
+                if write {
+                    self.keep_dynptrs(state, reg, span)?;
+                }
                 if read {
                     self.history.use_slots(&state.at, span.frame, span.slots());
                     let rules = stack::Rules { argument: Some(reg), ..self.stack_rules() };
@@ -447,6 +467,7 @@ impl Verifier<'_> {
             | Kind::MapValue(_)
             | Kind::MapKey(_)
             | Kind::Item(_)
+            | Kind::PacketSlice { .. }
             | Kind::Mem(_)
             | Kind::Record(_) => {
                 if read {
@@ -464,6 +485,7 @@ impl Verifier<'_> {
             | Kind::Map(_)
             | Kind::Handle(_)
             | Kind::Func(_)
+            | Kind::Dynptr
             | Kind::Region(_)
             | Kind::Socket(_) => Err(invalid(reg, format!("R{n} type={} expected={MEMORY}", base.name()))),
         }

@@ -9,6 +9,7 @@ mod cfg;
 pub mod claims;
 mod compute;
 mod depth;
+mod dynptr;
 mod explore;
 pub mod facts;
 mod global;

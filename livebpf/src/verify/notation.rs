@@ -99,7 +99,7 @@ impl Shown<'_> {
                 PAST_END => "r=0xfffffffffffffffe".to_owned(),
                 range => format!("r={range}"),
             }),
-            Kind::Mem(size) | Kind::Record(size) | Kind::Item(size) => {
+            Kind::Mem(size) | Kind::Record(size) | Kind::Item(size) | Kind::PacketSlice { size, .. } => {
                 parts.push(format!("sz={}", unsigned(size.into())))
             }
             Kind::Uninit
@@ -110,6 +110,7 @@ impl Shown<'_> {
             | Kind::MapValue(_)
             | Kind::MapKey(_)
             | Kind::Func(_)
+            | Kind::Dynptr
             | Kind::Handle(_)
             | Kind::Region(_)
             | Kind::Socket(_)
@@ -164,6 +165,10 @@ fn slot(slot: &Slot, program: &Program, frame: usize) -> String {
         let state = if it.drained { "drained" } else { "active" };
         return format!("iter_num(ref_id={},state={state},depth={})", it.id, it.items);
     }
+    if let Some(dynptr) = slot.dynptr() {
+        let name = if dynptr.is_reference() { "ref_id" } else { "id" };
+        return format!("dynptr_{}({name}={})", dynptr.kind.name(), dynptr.owner);
+    }
     let mut text = String::new();
     for byte in slot.bytes.iter().rev() {
         text.push(match byte {
@@ -171,6 +176,7 @@ fn slot(slot: &Slot, program: &Program, frame: usize) -> String {
             Byte::Misc => 'm',
             Byte::Zero => '0',
             Byte::Iterator => 'i',
+            Byte::Dynptr => 'd',
             Byte::Spill if slot.bytes[0] == Byte::Spill => break,
             Byte::Spill => 'r',
         });
@@ -204,7 +210,9 @@ pub(super) fn frame(program: &Program, state: &State, i: usize, wanted: Wanted) 
         }
     }
     for (n, content) in frame.stack.iter().enumerate() {
-        if wanted.slots >> n & 1 == 1 && content.bytes != [Byte::Invalid; 8] {
+        // A dynptr is shown at its first bytes.
+        let second = content.dynptr().is_some_and(|dynptr| !dynptr.first);
+        if wanted.slots >> n & 1 == 1 && !second && content.bytes != [Byte::Invalid; 8] {
             let _ = write!(text, " fp-{}={}", 8 * (n + 1), slot(content, program, i));
         }
     }

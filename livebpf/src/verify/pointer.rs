@@ -90,6 +90,8 @@ pub(super) fn arithmetic(
         | Kind::MapValue(_)
         | Kind::MapKey(_)
         | Kind::Item(_)
+        | Kind::PacketSlice { .. }
+        | Kind::Dynptr
         | Kind::Mem(_)
         | Kind::Record(_)
         | Kind::Region(Region::Tracepoint)

@@ -6,7 +6,7 @@
 use super::history::Marks;
 use super::live::{ARGS, CALLEE_SAVED, Mask};
 use super::resource::{Held, Resource};
-use super::state::{Byte, Frame, Slot, State, Value};
+use super::state::{Byte, Dynptr, Frame, Slot, State, Value};
 use crate::insn::{Pc, Reg};
 
 /// How to compare.
@@ -132,15 +132,16 @@ impl Compare {
             }
         }
         if std::rc::Rc::ptr_eq(&a.stack, &b.stack) {
-            // Unchanged since; linked numbers in it stay linked among themselves only.
-            let linked = |s: &Slot| s.bytes[0] == Byte::Spill && s.spill.id != 0;
+            // Unchanged since; linked numbers in it, and dynptrs and their slices, stay linked among themselves only.
+            let spilled = |s: &Slot| s.bytes[0] == Byte::Spill && (s.spill.id != 0 || s.spill.owner != 0);
+            let linked = |s: &Slot| spilled(s) || s.dynptr().is_some();
             if !a.stack.iter().any(linked) {
                 return true;
             }
         }
         for n in 0..a.stack.len().max(if mode == Mode::Same { b.stack.len() } else { 0 }) {
-            // Iterators are there for whoever may still take an item.
-            let matters = live.slot(n) || a.slot(n).iterator().is_some();
+            // Iterators and dynptrs are there for whoever may still use them.
+            let matters = live.slot(n) || a.slot(n).iterator().is_some() || a.slot(n).dynptr().is_some();
             if matters && !self.slots(&a.slot(n), &b.slot(n), precise.slot(n), mode) {
                 return false;
             }
@@ -158,6 +159,10 @@ impl Compare {
             };
             return b.iterator().is_some_and(same);
         }
+        if let Some(x) = a.dynptr() {
+            let same = |y: Dynptr| x.kind == y.kind && x.first == y.first && self.same_id(x.owner, y.owner);
+            return b.dynptr().is_some_and(same);
+        }
         if spilled > 0 {
             let Some(value) = content(b, spilled) else { return false };
             if mode == Mode::Same && b.spilled() as usize != spilled || !self.values(&a.spill, &value, precise, mode) {
@@ -169,7 +174,7 @@ impl Compare {
             match (*x, *y) {
                 (Byte::Invalid, Byte::Invalid) => true,
                 (Byte::Invalid, _) if mode.covers() => true,
-                (_, Byte::Invalid | Byte::Iterator) => false,
+                (_, Byte::Invalid | Byte::Iterator | Byte::Dynptr) => false,
                 (Byte::Misc | Byte::Zero, Byte::Spill) if b.spill.is_pointer() => false,
                 (Byte::Misc, _) if mode.covers() => true,
                 (Byte::Zero, _) if zero => true,
@@ -235,7 +240,9 @@ fn content(slot: &Slot, bytes: usize) -> Option<Value> {
     if spilled == bytes {
         return Some(slot.spill);
     }
-    if slot.holds_pointer() || slot.bytes[..bytes].iter().any(|b| matches!(b, Byte::Invalid | Byte::Iterator)) {
+    if slot.holds_pointer()
+        || slot.bytes[..bytes].iter().any(|b| matches!(b, Byte::Invalid | Byte::Iterator | Byte::Dynptr))
+    {
         return None;
     }
     if slot.bytes[..bytes].iter().all(|b| *b == Byte::Zero) {

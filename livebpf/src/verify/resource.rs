@@ -1,4 +1,4 @@
-//! What a path has acquired and must give back before it ends: references (records, handles, iterators) and locks.
+//! What a path has acquired and must give back before it ends: references (records, handles, iterators, dynptrs) and locks.
 //!
 //! A [`State`] keeps the list in the order of acquisition. A value that belongs to one of them names it in
 //! [`Value::owner`] and is worth nothing once that is released. Never knows instructions.
@@ -23,6 +23,8 @@ pub(super) enum Resource {
     Handle(Class),
     /// An iterator in the stack: destroyed.
     Iterator,
+    /// A record of a ring buffer that dynptrs in the stack stand for: submitted or discarded by one of them.
+    Dynptr,
     /// A lock in the value that `value` names (0: the map's only one): unlocked.
     Lock { map: MapId, value: u32 },
 }
@@ -70,6 +72,7 @@ impl State {
     pub fn release(&mut self, id: u32, trust: Trust) -> bool {
         let found = self.drop_held(id);
         self.invalidate(|v| v.owner == id, trust);
+        self.forget_dynptrs(id);
         found
     }
     /// Pointers that `wanted` picks become what a stale address is: some number for trusted programs, else nothing that
@@ -92,7 +95,7 @@ impl State {
     }
     /// Packet pointers everywhere are stale.
     pub fn forget_packet(&mut self, trust: Trust) {
-        self.invalidate(Value::is_packet, trust);
+        self.invalidate(Value::in_packet, trust);
     }
     /// Refuses to end the program (in the outermost frame), or to leave it by `what`, with something held. Locks count where
     /// `locks` says so, in every frame.

@@ -181,6 +181,11 @@ pub(super) fn read(state: &State, span: Span, size: Size, rules: Rules) -> Step<
     Ok((if content.zero { Value::constant(0) } else { Value::scalar(Scalar::unsigned_bits(bits)) }, content))
 }
 
+/// The bytes that an access of the span may touch: offset, and the slot that each lies in.
+pub(super) fn bytes(frame: &Frame, span: Span) -> impl Iterator<Item = (i64, Slot)> + '_ {
+    (span.min..span.max + i64::from(span.size)).map(|off| (off, frame.slot(place(off).0)))
+}
+
 /// Which bytes may be read.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
@@ -195,6 +200,10 @@ pub(super) struct Rules {
 /// Checks that all bytes of the span may be read, and says what they are.
 pub(super) fn readable(frame: &Frame, span: Span, rules: Rules) -> Step<Content> {
     let mut content = Content { zero: true, ..Content::default() };
+    let refused = |off: i64| {
+        let what = rules.argument.map(|reg| format!(" R{}", reg.number())).unwrap_or_default();
+        format!("invalid read from stack{what} off {}+{} size {}", span.min, off - span.min, span.size)
+    };
     for off in span.min..span.max + i64::from(span.size) {
         let (index, byte) = place(off);
         let slot = frame.slot(index);
@@ -207,15 +216,15 @@ pub(super) fn readable(frame: &Frame, span: Span, rules: Rules) -> Step<Content>
                 let text = format!("leaking pointer from stack off {off}");
                 return Err(Fail::new(Rule::Pointer, text));
             }
-            Byte::Iterator => {
-                let text = format!("invalid read from stack off {}+{} size {}", span.min, off - span.min, span.size);
-                return Err(Fail::new(Rule::Memory, text).help("an iterator is for its own functions only"));
+            Byte::Iterator | Byte::Dynptr => {
+                let text = refused(off);
+                return Err(
+                    Fail::new(Rule::Memory, text).help("iterators and dynptrs are for their own functions only")
+                );
             }
             Byte::Invalid if rules.unwritten => (content.zero, content.unwritten) = (false, true),
             Byte::Invalid => {
-                let what = rules.argument.map(|reg| format!(" R{}", reg.number())).unwrap_or_default();
-                let text =
-                    format!("invalid read from stack{what} off {}+{} size {}", span.min, off - span.min, span.size);
+                let text = refused(off);
                 return Err(Fail::new(Rule::Uninitialised, text).help("initialise the variable on the stack first"));
             }
         }

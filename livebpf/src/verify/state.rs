@@ -9,7 +9,7 @@ use super::looping::{Budget, Calls};
 use super::resource::Held;
 use super::scalar::Scalar;
 use crate::context::{Region, SocketView};
-use crate::helper::Class;
+use crate::helper::{Class, DynptrKind};
 use crate::insn::{Pc, Reg};
 use crate::link::{MapId, SubprogId};
 
@@ -46,8 +46,12 @@ pub(super) enum Kind {
     Socket(SocketView),
     /// A place in a key of the map: may be read.
     MapKey(MapId),
-    /// An item of an iterator, of so many bytes: may be read.
+    /// An item of an iterator, or a slice of a dynptr, of so many bytes: may be read.
     Item(u32),
+    /// A slice of the packet, of so many bytes: may be read, and written where `write` says so.
+    PacketSlice { size: u32, write: bool },
+    /// A dynptr that a caller passed on: one of any kind, which is not taken back.
+    Dynptr,
     /// A function, to be called back.
     Func(SubprogId),
 }
@@ -100,6 +104,10 @@ impl Value {
     pub fn is_packet(&self) -> bool {
         matches!(self.kind, Kind::Packet | Kind::PacketMeta | Kind::PacketEnd)
     }
+    /// Points into the packet, and is stale when that moves.
+    pub fn in_packet(&self) -> bool {
+        self.is_packet() || matches!(self.kind, Kind::PacketSlice { .. })
+    }
     /// A packet pointer that is known to be at the packet's end or beyond.
     pub fn past_end(&self) -> bool {
         self.range >= AT_END
@@ -116,13 +124,14 @@ impl Value {
             Kind::Uninit | Kind::Scalar => false,
             Kind::Stack(_) => offset.is_some_and(|off| (-512..=0).contains(&off)),
             Kind::PacketEnd | Kind::Handle(_) => true,
-            Kind::Region(_) | Kind::Socket(_) | Kind::Func(_) => false,
+            Kind::Region(_) | Kind::Socket(_) | Kind::Func(_) | Kind::Dynptr => false,
             Kind::Ctx
             | Kind::Packet
             | Kind::PacketMeta
             | Kind::MapValue(_)
             | Kind::MapKey(_)
             | Kind::Item(_)
+            | Kind::PacketSlice { .. }
             | Kind::Map(_)
             | Kind::Mem(_)
             | Kind::Record(_) => offset.is_some_and(|off| off >= 0),
@@ -162,7 +171,11 @@ impl Value {
             (Kind::Socket(SocketView::Common), true) => "sock_common_or_null",
             (Kind::Socket(SocketView::Full), true) => "sock_or_null",
             (Kind::MapKey(_), _) => "map_key",
-            (Kind::Item(_), _) => "rdonly_mem",
+            (Kind::Item(_), false) | (Kind::PacketSlice { write: false, .. }, false) => "rdonly_mem",
+            (Kind::Item(_), true) | (Kind::PacketSlice { write: false, .. }, true) => "rdonly_mem_or_null",
+            (Kind::PacketSlice { write: true, .. }, false) => "mem",
+            (Kind::PacketSlice { write: true, .. }, true) => "mem_or_null",
+            (Kind::Dynptr, _) => "dynptr_ptr",
             (Kind::Func(_), _) => "func",
         }
     }
@@ -181,6 +194,27 @@ pub(super) enum Byte {
     Zero,
     /// Part of an iterator.
     Iterator,
+    /// Part of a dynptr.
+    Dynptr,
+}
+
+/// A dynptr that was made: what each of its two slots of [`Byte::Dynptr`] holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Dynptr {
+    pub kind: DynptrKind,
+    /// What its slices belong to: the reference that it stands for together with its clones ([`Held::id`]), or its own name.
+    pub owner: u32,
+    /// Its first eight bytes.
+    pub first: bool,
+}
+
+impl Dynptr {
+    const KINDS: [DynptrKind; 4] = [DynptrKind::Local, DynptrKind::Ringbuf, DynptrKind::Skb, DynptrKind::Xdp];
+
+    /// It stands for something that must be given back.
+    pub fn is_reference(self) -> bool {
+        self.kind == DynptrKind::Ringbuf
+    }
 }
 
 /// An iterator that was begun: what a [`Slot`] of [`Byte::Iterator`] holds.
@@ -220,10 +254,21 @@ impl Slot {
         let it = Iterator { id: v.owner, drained: v.nullable, items: v.off as u32 };
         (self.bytes[0] == Byte::Iterator).then_some(it)
     }
+    pub fn of_dynptr(dynptr: Dynptr) -> Slot {
+        let Dynptr { kind, owner, first } = dynptr;
+        let number = Dynptr::KINDS.iter().position(|k| *k == kind).unwrap_or_default();
+        let spill = Value { owner, off: number as i32, nullable: first, ..Value::UNINIT };
+        Slot { bytes: [Byte::Dynptr; 8], spill }
+    }
+    pub fn dynptr(&self) -> Option<Dynptr> {
+        let v = &self.spill;
+        let kind = *Dynptr::KINDS.get(v.off as usize).filter(|_| self.bytes[0] == Byte::Dynptr)?;
+        Some(Dynptr { kind, owner: v.owner, first: v.nullable })
+    }
     /// Forgets the spilled register, or the iterator; its bytes become some number.
     pub fn scrub(&mut self) {
         for byte in &mut self.bytes {
-            if matches!(byte, Byte::Spill | Byte::Iterator) {
+            if matches!(byte, Byte::Spill | Byte::Iterator | Byte::Dynptr) {
                 *byte = Byte::Misc;
             }
         }

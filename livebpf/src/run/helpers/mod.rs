@@ -13,6 +13,7 @@
 
 mod callback;
 mod checksum;
+mod dynptr;
 mod iterator;
 mod lock;
 mod map;
@@ -155,6 +156,23 @@ pub fn native(id: u32) -> Option<NativeHelper> {
         id::SPIN_UNLOCK => native!(lock::spin_unlock),
         id::FOR_EACH_MAP_ELEM => native!(callback::for_each_map_elem),
         id::LOOP => native!(callback::bpf_loop),
+        id::DYNPTR_FROM_MEM => native!(dynptr::from_mem),
+        id::DYNPTR_READ => native!(dynptr::read),
+        id::DYNPTR_WRITE => native!(dynptr::write),
+        id::DYNPTR_DATA => native!(dynptr::data),
+        id::RINGBUF_RESERVE_DYNPTR => native!(dynptr::reserve),
+        id::RINGBUF_SUBMIT_DYNPTR => native!(dynptr::submit),
+        id::RINGBUF_DISCARD_DYNPTR => native!(dynptr::discard),
+        kfunc::id::DYNPTR_ADJUST => native!(dynptr::adjust),
+        kfunc::id::DYNPTR_IS_NULL => native!(dynptr::is_null),
+        kfunc::id::DYNPTR_IS_RDONLY => native!(dynptr::is_rdonly),
+        kfunc::id::DYNPTR_SIZE => native!(dynptr::size),
+        kfunc::id::DYNPTR_CLONE => native!(dynptr::clone),
+        kfunc::id::DYNPTR_SLICE => native!(dynptr::slice),
+        kfunc::id::DYNPTR_SLICE_RDWR => native!(dynptr::slice_rdwr),
+        kfunc::id::DYNPTR_FROM_SKB => native!(dynptr::from_skb),
+        kfunc::id::DYNPTR_FROM_SKB_RDONLY => native!(dynptr::from_skb_rdonly),
+        kfunc::id::DYNPTR_FROM_XDP => native!(dynptr::from_xdp),
         kfunc::id::ITER_NUM_NEW => native!(iterator::num_new),
         kfunc::id::ITER_NUM_NEXT => native!(iterator::num_next),
         kfunc::id::ITER_NUM_DESTROY => native!(iterator::num_destroy),
@@ -191,7 +209,7 @@ pub(crate) fn anchor() -> u64 {
 /// Whether `region` reaches every built-in helper and `extra` by `call rel32`.
 pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
     let builtin = crate::helper::Table::builtin();
-    let ids = builtin.iter().map(|p| p.id).chain(kfunc::all().map(|k| k.proto.id));
+    let ids = builtin.iter().map(|p| p.id).chain(kfunc::functions());
     let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
     shims.chain([extra]).all(|address| region.reaches(address))
 }
@@ -206,5 +224,6 @@ mod tests {
         for proto in crate::helper::Table::builtin().iter().filter(|p| !elsewhere.contains(&p.id)) {
             assert!(native(proto.id).is_some(), "bpf_{}", proto.name);
         }
+        assert!(kfunc::functions().all(|id| native(id).is_some()));
     }
 }
