@@ -57,8 +57,8 @@ unsafe fn make(to: u64, addr: u64, size: u32, kind: DynptrKind, read_only: bool,
 unsafe fn memory(dynptr: &Dynptr, offset: u32, len: u32) -> Result<Slice<'static>, i32> {
     let from = dynptr.offset.saturating_add(offset);
     match dynptr.kind {
-        // SAFETY: as the caller promises.
         DynptrKind::Local | DynptrKind::Ringbuf => {
+            // SAFETY: as the caller promises.
             Ok(unsafe { Slice::from_raw(dynptr.addr + u64::from(from), len as usize) })
         }
         DynptrKind::Xdp if from > 0xffff || len > 0xffff => Err(libc::EFAULT),

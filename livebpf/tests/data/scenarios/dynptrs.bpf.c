@@ -254,36 +254,4 @@ SEC("cgroup_skb/egress") int skb_read_only(struct __sk_buff *skb)
 	return bpf_dynptr_slice(&p, 0, buffer, 4) != 0;
 }
 
-SEC("tc") int left_behind(struct __sk_buff *skb)
-{
-	struct bpf_dynptr p;
-
-	bpf_ringbuf_reserve_dynptr(&ring, 8, 0, &p);
-	return 0;
-}
-
-SEC("tc") int after_its_end(struct __sk_buff *skb)
-{
-	struct bpf_dynptr p;
-	__u64 *slice;
-
-	bpf_ringbuf_reserve_dynptr(&ring, 8, 0, &p);
-	slice = bpf_dynptr_data(&p, 0, 8);
-	bpf_ringbuf_submit_dynptr(&p, 0);
-	if (slice)
-		return *slice;
-	return 0;
-}
-
-SEC("tc") int looked_into(struct __sk_buff *skb)
-{
-	struct bpf_dynptr p;
-	__u64 *v = value(0);
-
-	if (!v)
-		return 1;
-	bpf_dynptr_from_mem(v, 8, 0, &p);
-	return ((volatile struct bpf_dynptr *)&p)->opaque[0];
-}
-
 LICENSE("Dual MIT/GPL");
