@@ -166,8 +166,11 @@ fn slot(slot: &Slot, program: &Program, frame: usize) -> String {
         return format!("iter_num(ref_id={},state={state},depth={})", it.id, it.items);
     }
     if let Some(dynptr) = slot.dynptr() {
-        let name = if dynptr.is_reference() { "ref_id" } else { "id" };
-        return format!("dynptr_{}({name}={})", dynptr.kind.name(), dynptr.owner);
+        let (kind, owner) = (dynptr.kind.name(), dynptr.owner);
+        return match dynptr.is_reference() {
+            true => format!("dynptr_{kind}(ref_id={owner})"),
+            false => format!("dynptr_{kind}(id={owner},dynptr_id={owner})"),
+        };
     }
     let mut text = String::new();
     for byte in slot.bytes.iter().rev() {
