@@ -91,7 +91,7 @@ impl Types {
 
     /// `struct btf_type` and what follows it; answers its number.
     fn push(&mut self, name: u32, kind: u32, vlen: u32, size_or_type: u32, rest: &[u32]) -> u32 {
-        for word in [name, kind << 24 | vlen, size_or_type].iter().chain(rest) {
+        for word in [name, (kind << 24) | vlen, size_or_type].iter().chain(rest) {
             self.records.extend(word.to_le_bytes());
         }
         self.last += 1;
@@ -100,7 +100,7 @@ impl Types {
 
     fn int(&mut self, size: u32, signed: bool) -> u32 {
         let name = self.name(&format!("{}{}", if signed { "s" } else { "u" }, size * 8));
-        self.push(name, INT, 0, size, &[if signed { SIGNED } else { 0 } | size * 8])
+        self.push(name, INT, 0, size, &[(if signed { SIGNED } else { 0 }) | (size * 8)])
     }
 
     fn kind(&mut self, kind: &TypeKind) -> u32 {

@@ -23,7 +23,7 @@ mod program;
 mod sys;
 
 pub use map::Map;
-pub use program::{Program, TestRun};
+pub use program::{Loadable, Program, TestRun};
 
 use std::io;
 

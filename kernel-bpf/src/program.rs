@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use livebpf::insn::{Imm64, Insn, Insns};
 use livebpf::link;
+use livebpf::object::ProgramKind;
 
 use crate::btf::ProgramBtf;
 use crate::{Error, Map, sys};
@@ -33,31 +34,13 @@ pub struct TestRun {
 }
 
 impl Program {
-    /// Loads `program`, with type information for its functions where it has several; its maps, in the order of [`link::Program::maps`], are `maps`.
+    /// Loads `program`, with type information for its functions where it has several; its maps, in the order of
+    /// [`link::Program::maps`], are `maps`.
     ///
     /// # Errors
     /// [`Error::MissingMap`]; [`Error::Program`] with the verifier's log.
     pub fn load(program: &link::Program, maps: &[&Map]) -> Result<Program, Error> {
-        let fds: Vec<RawFd> = maps.iter().map(|map| map.raw_fd()).collect();
-        let bytes = with_fds(program, &fds)?.encode();
-        let name = program.name.clone();
-        let types = ProgramBtf::of(program);
-        let btf = types.as_ref().map(|types| sys::btf_load(&types.btf)).transpose();
-        let btf = btf.map_err(|source| Error::Refused { what: format!("BPF_BTF_LOAD for {name}"), source })?;
-        let funcs = btf.as_ref().zip(types.as_ref()).map(|(btf, types)| (btf.as_fd(), types.funcs.as_slice()));
-        let to_load =
-            sys::Load { name: &program.name, kind: program.kind, insns: &bytes, license: &program.license, funcs };
-        let load = |log| sys::prog_load(&to_load, log);
-        match load(None) {
-            Ok(fd) => Ok(Program { fd, name }),
-            Err(source) => {
-                let mut log = vec![0; LOG];
-                // The errno of the first attempt counts: the second may fail for its log.
-                let _ = load(Some(&mut log));
-                let text = log.split(|b| *b == 0).next().unwrap_or_default();
-                Err(Error::Program { name, source, log: String::from_utf8_lossy(text).into_owned() })
-            }
-        }
+        Loadable::new(program, maps)?.load()
     }
 
     /// Its file descriptor's number, as slots name it.
@@ -111,6 +94,57 @@ impl Program {
     }
 }
 
+/// A program with all that BPF_PROG_LOAD wants, to be loaded any number of times while its maps are there.
+#[derive(Debug)]
+pub struct Loadable {
+    name: String,
+    kind: ProgramKind,
+    insns: Vec<u8>,
+    license: String,
+    types: Option<(OwnedFd, ProgramBtf)>,
+}
+
+impl Loadable {
+    /// See [`Program::load`].
+    ///
+    /// # Errors
+    /// [`Error::MissingMap`]; [`Error::Refused`] for type information.
+    pub fn new(program: &link::Program, maps: &[&Map]) -> Result<Loadable, Error> {
+        let fds: Vec<RawFd> = maps.iter().map(|map| map.raw_fd()).collect();
+        let name = program.name.clone();
+        let refused = |source| Error::Refused { what: format!("BPF_BTF_LOAD for {name}"), source };
+        let load = |types: ProgramBtf| Ok((sys::btf_load(&types.btf).map_err(refused)?, types));
+        Ok(Loadable {
+            kind: program.kind,
+            insns: with_fds(program, &fds)?.encode(),
+            license: program.license.clone(),
+            types: ProgramBtf::of(program).map(load).transpose()?,
+            name,
+        })
+    }
+
+    /// BPF_PROG_LOAD.
+    ///
+    /// # Errors
+    /// [`Error::Program`] with the verifier's log.
+    pub fn load(&self) -> Result<Program, Error> {
+        let Loadable { name, kind, insns, license, types } = self;
+        let funcs = types.as_ref().map(|(btf, types)| (btf.as_fd(), types.funcs.as_slice()));
+        let load = |log| sys::prog_load(&sys::Load { name, kind: *kind, insns, license, funcs }, log);
+        let name = name.clone();
+        match load(None) {
+            Ok(fd) => Ok(Program { fd, name }),
+            Err(source) => {
+                let mut log = vec![0; LOG];
+                // The errno of the first attempt counts: the second may fail for its log.
+                let _ = load(Some(&mut log));
+                let text = log.split(|b| *b == 0).next().unwrap_or_default();
+                Err(Error::Program { name, source, log: String::from_utf8_lossy(text).into_owned() })
+            }
+        }
+    }
+}
+
 /// The program's instructions with file descriptors where linked programs have indexes of maps.
 fn with_fds(program: &link::Program, fds: &[RawFd]) -> Result<Insns, Error> {
     let fd = |index: i32| {
@@ -136,7 +170,7 @@ fn with_fds(program: &link::Program, fds: &[RawFd]) -> Result<Insns, Error> {
 mod tests {
     use super::*;
     use livebpf::insn::text;
-    use livebpf::object::{ProgType, ProgramKind};
+    use livebpf::object::ProgType;
 
     fn linked(source: &str) -> link::Program {
         let insns = text::assemble(source).expect("a program");

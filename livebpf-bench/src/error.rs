@@ -13,6 +13,14 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// An object file whose programs cannot be measured.
+    #[error("{path}: {why}")]
+    Object {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// livebpf refused.
     #[error(transparent)]
     Livebpf(#[from] livebpf::runtime::Error),

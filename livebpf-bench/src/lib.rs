@@ -12,6 +12,7 @@ mod error;
 mod interleave;
 mod kernel;
 mod live;
+mod load;
 mod place;
 mod programs;
 mod report;
@@ -27,6 +28,7 @@ mod upgrade;
 pub use contestant::Contestant;
 pub use error::Error;
 pub use interleave::Effort;
+pub use load::Subject;
 pub use report::{Column, Found, Measured, Report};
 pub use row::{Row, Unit, Wanted};
 pub use stats::Summary;
@@ -39,6 +41,8 @@ use livebpf_kernel_bpf::cpu;
 pub struct Options {
     /// The rows, in the order of the report.
     pub rows: Vec<Row>,
+    /// Programs whose loads are measured, where rows of theirs are chosen.
+    pub objects: Vec<Subject>,
     /// Who besides livebpf.
     pub against: Vec<Contestant>,
     /// How livebpf executes programs.
@@ -69,6 +73,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         rows.extend(update::measure(&mut session));
         rows.extend(stall::measure(&mut session));
         rows.extend(transaction::measure(&mut session));
+        rows.extend(load::measure(&mut session));
         Report::new(options, rows, notes)
     };
     // A thread of its own: what it changes of itself ends with it.

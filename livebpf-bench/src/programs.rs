@@ -37,7 +37,8 @@ pub fn caller(sites: u32, array: &MapDef) -> Program {
     program
 }
 
-fn program(name: &str, source: &str) -> Program {
+/// A program of the text `source`.
+pub fn program(name: &str, source: &str) -> Program {
     let insns = text::assemble(source).expect("the text is made here");
     Program::bare(name, ProgramKind::new(ProgType::SCHED_CLS), insns)
 }

@@ -4,6 +4,7 @@
 
 use crate::contestant::Contestant;
 use crate::error::Error;
+use crate::load::{self, Subject};
 use crate::{stall, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
@@ -17,6 +18,8 @@ pub enum Unit {
     Times,
     /// Packets.
     Packets,
+    /// Instructions.
+    Insns,
 }
 
 impl Unit {
@@ -27,6 +30,7 @@ impl Unit {
             Unit::Us => "us",
             Unit::Times => "x",
             Unit::Packets => "packets",
+            Unit::Insns => "insns",
         }
     }
 }
@@ -64,16 +68,20 @@ impl Row {
         rows.extend(stall::rows());
         rows.extend(transaction::rows());
         rows.extend(upgrade::rows());
+        rows.extend(load::rows());
         rows
     }
 
-    /// The rows that `words` select, in the order of reports: a row by its name, several by the beginning of their names, all of
-    /// them by saying nothing.
+    /// The rows that `words` select, in the order of reports: a row by its name, several by the beginning of their names. Saying
+    /// nothing selects those of `objects`, or all of them where there are no objects.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a word that selects nothing, with the names there are.
-    pub fn select(words: &[String]) -> Result<Vec<Row>, Error> {
-        let all = Row::all();
+    pub fn select(words: &[String], objects: &[Subject]) -> Result<Vec<Row>, Error> {
+        let mut all: Vec<Row> = objects.iter().flat_map(Subject::rows).collect();
+        if all.is_empty() || !words.is_empty() {
+            all.splice(0..0, Row::all());
+        }
         let chosen = |row: &Row, word: &String| {
             let exact = all.iter().any(|row| row.name == *word);
             if exact { row.name == *word } else { row.name.starts_with(word) }
@@ -94,7 +102,7 @@ mod tests {
 
     fn names(words: &[&str]) -> Vec<String> {
         let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-        Row::select(&words).expect("known rows").into_iter().map(|row| row.name).collect()
+        Row::select(&words, &[]).expect("known rows").into_iter().map(|row| row.name).collect()
     }
 
     #[test]
@@ -111,7 +119,8 @@ mod tests {
     #[test]
     fn a_word_that_selects_nothing_is_refused_with_the_list() {
         for word in ["", "updat_", "update_replace_1000 "] {
-            let message = Row::select(&["stall".to_owned(), word.to_owned()]).expect_err("no such row").to_string();
+            let message =
+                Row::select(&["stall".to_owned(), word.to_owned()], &[]).expect_err("no such row").to_string();
             assert!(message.starts_with(&format!("no row is named {word:?}; there is update_insert_1, ")), "{message}");
             assert!(Row::all().iter().all(|row| message.contains(&row.name)), "{message}");
         }

@@ -1,7 +1,9 @@
 //! `bench`: livebpf beside the running kernel, row by row, in one run. The rows and how they are measured are the bench crate's.
 
+use std::path::PathBuf;
+
 use livebpf::runtime::Engine;
-use livebpf_bench::{Contestant, Effort, Error, Options, Row};
+use livebpf_bench::{Contestant, Effort, Error, Options, Row, Subject};
 
 use crate::error::CliError;
 use crate::output::{self, Answer, Output};
@@ -12,11 +14,13 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   update_insert_N, update_replace_N, update_delete_N    one update of a slot that N direct tail calls go through (1, 10, 100, 1000)
   stall_asleep, stall_spin,                             a run while an updater sleeps, spins,
   stall_replace, stall_replace_async                    replaces the program that is run through, and does so asynchronously
+  load_1k, load_10k, load_60k, load_1m                  a load (verification, compilation, publication), for each instruction
   transaction_64x1000                                   64 slots that 1000 tail calls go through, changed at once; others: one by one
 
   livebpf bench update_replace_100
   livebpf bench update stall -j
   livebpf bench --quick --against none
+  livebpf bench --object prog.o                         loads of its programs, and instructions that verification processed
 
 Contestants take turns in one run, and only its ratios count. The kernel needs root; without it its column says why it is empty.";
 
@@ -29,6 +33,9 @@ pub struct BenchArgs {
     /// Who to measure besides livebpf: kernel, or none.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kernel")]
     pub against: Vec<String>,
+    /// Measure the loads of this object's programs: rows load_OBJECT/PROGRAM and processed_OBJECT/PROGRAM.
+    #[arg(long = "object", value_name = "FILE")]
+    pub objects: Vec<PathBuf>,
     /// At most so many rounds of each contestant.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rounds: Option<u32>,
@@ -39,8 +46,11 @@ pub struct BenchArgs {
 
 /// Measures and prints; answers the exit status: 1 when livebpf itself could not be measured in every row.
 pub fn run(engine: Engine, args: &BenchArgs, output: Output) -> Result<u8, CliError> {
+    let objects: Vec<Vec<Subject>> = args.objects.iter().map(|path| Subject::all_of(path)).collect::<Result<_, _>>()?;
+    let objects = objects.concat();
     let options = Options {
-        rows: Row::select(&args.rows)?,
+        rows: Row::select(&args.rows, &objects)?,
+        objects,
         against: Contestant::parse(&args.against)?,
         engine,
         effort: Effort { quick: args.quick, rounds: args.rounds.map(|rounds| rounds as usize) },
