@@ -162,6 +162,49 @@ fn c18_a_load_that_finds_no_room_changes_nothing_and_updates_go_on() {
     }
 }
 
+/// V13 and V14: three programs are loaded at once, with a slot of their own, into a region that has a little more room each time.
+/// Wherever there is none any more, nothing is left of what was placed and tracked before.
+#[test]
+fn v13_a_load_that_fails_anywhere_leaves_no_site_and_no_slot() {
+    for engine in NATIVE {
+        let runtime = builder(engine).code_bytes(64 << 10).build().unwrap();
+        let (handle, slots) = array(&runtime, &prog_array("table", 2));
+        let target = load(&runtime, answers("target", 7));
+        slots.set(1, &target).unwrap();
+        let mut def = (**handle.def()).clone();
+        def.init = MapInit::Programs(vec![(0, "first".to_owned())]);
+        let def = Arc::new(def);
+        let options = livebpf::runtime::LoadOptions::default().reuse_map("table", &handle);
+        let attempt = || {
+            let programs = ["first", "second", "third"].map(|name| tries(name, &[1, 1, 1], &def));
+            runtime.load_linked_with(programs.into(), &options)
+        };
+        let filler = |number| runtime.load_linked(vec![answers(&format!("filler{number}"), 1)]);
+        let mut fillers = Vec::new();
+        while let Ok(filler) = filler(fillers.len()) {
+            fillers.push(filler);
+        }
+        let mut failed = 0;
+        let ebpf = loop {
+            let (before, sites) = (state(&runtime, &slots), slots.audit().unwrap());
+            match attempt() {
+                Ok(ebpf) => break ebpf,
+                refused => full(refused),
+            };
+            assert_eq!(state(&runtime, &slots), before, "{engine}, after {failed} failures");
+            assert_eq!(slots.audit().unwrap(), sites, "{engine}: sites of a program that is not there");
+            slots.clear_index(1).unwrap();
+            slots.set(1, &target).unwrap();
+            failed += 1;
+            fillers.pop().expect("without any filler there is room");
+            runtime.barrier().unwrap();
+        };
+        assert!(failed > 3, "{engine}: {failed} places to fail at");
+        assert_eq!(run(&runtime, program(&ebpf, "third")), 7);
+        assert_eq!(slots.program_id(0).unwrap(), program(&ebpf, "first").id());
+    }
+}
+
 /// What the programs and maps of one test are dropped as, and a sign of the runtime's end.
 fn world(engine: Engine) -> (Vec<Box<dyn Any>>, Arc<()>) {
     let alive = Arc::new(());

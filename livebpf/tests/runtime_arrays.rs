@@ -1,4 +1,4 @@
-//! Program arrays of a runtime: contracts, error numbers, and who keeps what alive. Scenarios V8, V10, V11, C10, C11.
+//! Program arrays of a runtime: contracts, error numbers, and who keeps what alive. Scenarios V6, V8 to V12, C10, C11.
 
 mod live_support;
 
@@ -42,6 +42,43 @@ fn v8_an_insert_decides_too() {
         slots.clear_index(0).unwrap();
         let xdp = load(&runtime, answers("xdp", 1));
         assert_eq!(errno(slots.set(0, &xdp)), libc::EINVAL, "the owner stays when the array is empty again");
+    }
+}
+
+/// The kernel lets a program with cgroup storage tail call only into programs with the same: a way to another one's storage. There
+/// is no such storage here.
+#[test]
+fn v9_there_is_no_storage_to_reach_through_a_tail_call() {
+    for map_type in [MapType::CGROUP_STORAGE, MapType::PERCPU_CGROUP_STORAGE] {
+        let refused = runtime(Engine::Jit).load_linked(vec![linked(
+            "storage",
+            "r0 = map[idx:0]\nr0 = 0\nexit",
+            &[&Arc::new(MapDef::new("storage", map_type, 16, 8, 0))],
+        )]);
+        let text = refused.map(drop).expect_err("no such map").to_string();
+        assert!(text.ends_with("cgroup_storage, which is not supported"), "{text}");
+    }
+}
+
+/// The kernel refuses the 1025th direct tail call of a program; here any number of them is direct.
+#[test]
+fn v12_more_than_1024_tail_calls_are_direct() {
+    for engine in ENGINES {
+        let runtime = runtime(engine);
+        let (handle, slots) = array(&runtime, &prog_array("table", 2));
+        let sites: Vec<u32> = (0..1025).map(|n| u32::from(n == 1024)).collect();
+        let caller = load_with(&runtime, tries("caller", &sites, handle.def()), &[&handle]).unwrap();
+        assert_eq!(run(&runtime, &caller), MISSED);
+        let target = load(&runtime, answers("target", 7));
+        // The last of them alone, then the first.
+        slots.set(1, &target).unwrap();
+        assert_eq!(run(&runtime, &caller), 7);
+        slots.clear_index(1).unwrap();
+        slots.set(0, &target).unwrap();
+        assert_eq!(run(&runtime, &caller), 7);
+        if engine == Engine::Jit && runtime.no_patching().is_none() {
+            assert!(slots.audit().unwrap().is_ok_and(|sites| sites >= 1025), "{:?}", slots.audit());
+        }
     }
 }
 

@@ -13,14 +13,18 @@ use crate::insn::{AluOp, Cond, Insn, Pc, Reg, Src, Width};
 /// Packet pointers are compared up to this offset.
 const MAX_PACKET_OFFSET: u64 = 0xffff;
 
-/// The sides of a conditional jump that are possible.
-pub(super) struct Sides {
-    pub taken: Option<State>,
-    pub fall: bool,
+/// The sides of a conditional jump that are possible. The state that was split is the only one, or the one that is not taken.
+pub(super) enum Sides {
+    /// Both; this is the one that is taken.
+    Both(Box<State>),
+    Taken,
+    Fall,
+    /// No value takes either.
+    Neither,
 }
 
 impl Verifier<'_> {
-    /// Splits `state` at a conditional jump. Afterwards `state` is the side that is not taken, if there is one.
+    /// Splits `state` at a conditional jump.
     pub(super) fn branch(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<Sides> {
         let Insn::Jmp { cond, width, dst, src, .. } = *insn else { unreachable!("callers pass conditional jumps") };
         let a = self.readable(state, dst)?;
@@ -57,7 +61,7 @@ impl Verifier<'_> {
         if let Some(taken) = packet.and_then(|(pointer, cond)| packet_decided(pointer, cond)) {
             return Ok(self.one_side(state, taken, dst, src));
         }
-        let mut taken = state.clone();
+        let mut taken = state.fork();
         match packet {
             Some((pointer, cond)) => packet_sides(&mut taken, state, pointer, cond),
             None => {
@@ -68,16 +72,19 @@ impl Verifier<'_> {
                 equal_pointers(&mut taken, state, (cond, width), (&a, self.has_lock(&a)), (&b, self.has_lock(&b)));
             }
         }
-        Ok(Sides { taken: Some(taken), fall: true })
+        Ok(Sides::Both(taken))
     }
 
     /// A jump that always goes one way.
     fn one_side(&self, state: &mut State, taken: bool, dst: Reg, src: Src) -> Sides {
         match (self.mistaken(state, dst, src), taken) {
-            (None, true) => Sides { taken: Some(state.clone()), fall: false },
-            (None, false) => Sides { taken: None, fall: true },
-            (Some(other), true) => Sides { taken: Some(std::mem::replace(state, other)), fall: true },
-            (Some(other), false) => Sides { taken: Some(other), fall: true },
+            (None, true) => Sides::Taken,
+            (None, false) => Sides::Fall,
+            (Some(mut other), true) => {
+                std::mem::swap(state, &mut other);
+                Sides::Both(other)
+            }
+            (Some(other), false) => Sides::Both(other),
         }
     }
 
@@ -110,7 +117,7 @@ impl Verifier<'_> {
             return self.one_side(state, taken, dst, src);
         }
         if same {
-            return Sides { taken: Some(state.clone()), fall: true };
+            return Sides::Both(state.fork());
         }
         let sides = [false, true].map(|taken| scalar::refine(cond, width, taken, &a.num, &b.num));
         if sides.iter().any(Option::is_none) {
@@ -120,21 +127,29 @@ impl Verifier<'_> {
             let places: Vec<Place> = linked_places(state, id);
             self.history.learnt(&mut state.at, pc, places.into_iter());
         }
-        let mut taken = sides[1].is_some().then(|| state.clone());
-        let fall = sides[0].is_some();
         let apply = |state: &mut State, (x, y): (Scalar, Scalar)| {
             learn(state, dst, a, x);
             if let Src::Reg(src) = src {
                 learn(state, src, b, y);
             }
         };
-        if let (Some(state), Some(known)) = (taken.as_mut(), sides[1]) {
-            apply(state, known);
+        match sides {
+            [Some(fallen), Some(taken)] => {
+                let mut other = state.fork();
+                apply(&mut other, taken);
+                apply(state, fallen);
+                Sides::Both(other)
+            }
+            [Some(fallen), None] => {
+                apply(state, fallen);
+                Sides::Fall
+            }
+            [None, Some(taken)] => {
+                apply(state, taken);
+                Sides::Taken
+            }
+            [None, None] => Sides::Neither,
         }
-        if let Some(known) = sides[0] {
-            apply(state, known);
-        }
-        Sides { taken, fall }
     }
 }
 
@@ -191,7 +206,7 @@ fn linked_places(state: &State, id: u32) -> Vec<Place> {
 
 /// `pointer == NULL` or not: resolves every copy of it. `keep`: which value it points to still matters.
 fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool, keep: bool) -> Sides {
-    let mut taken = state.clone();
+    let mut taken = state.fork();
     let resolve = |state: &mut State, null: bool| {
         let same = |v: &Value| v.nullable && v.id == pointer.id;
         if null && pointer.owner != 0 && pointer.owner == pointer.id {
@@ -205,7 +220,7 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool, keep: bo
     };
     resolve(&mut taken, equal_is_taken);
     resolve(state, !equal_is_taken);
-    Sides { taken: Some(taken), fall: true }
+    Sides::Both(taken)
 }
 
 /// `keep`: which value it is still matters, for the lock in it.

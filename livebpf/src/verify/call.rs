@@ -332,7 +332,7 @@ impl Verifier<'_> {
         if state.depth() == 0 {
             return Ok(());
         }
-        let mut gone = state.clone();
+        let mut gone = state.fork();
         gone.set(Reg::R0, Value::UNKNOWN);
         gone.forget_packet(self.options.trust);
         let back = pop(&mut gone);
@@ -360,7 +360,7 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Pointer, text).with(reg));
         }
         if state.depth() > 0 {
-            let mut short = state.clone();
+            let mut short = state.fork();
             short.set(Reg::R0, Value::constant(0));
             let back = pop(&mut short);
             self.history.went(&mut short.at, pc, back, Way::Left, short.callers.len());

@@ -4,7 +4,9 @@
 //! that returns unchanged to a place on its own path is an endless loop. Nothing here recurses on the program.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
+use super::branch::Sides;
 use super::cfg::{self, Flow};
 use super::claims::Claims;
 use super::history::{History, Position, Way};
@@ -43,8 +45,24 @@ impl Ids {
     }
 }
 
+/// Spreads places: none of them meet.
+#[derive(Default)]
+struct PcHasher(u64);
+
+impl Hasher for PcHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+    fn write_u32(&mut self, pc: u32) {
+        self.0 = (self.0 ^ u64::from(pc)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 struct Stored {
-    state: State,
+    state: Box<State>,
     misses: u32,
     hits: u32,
     /// Bytes it takes.
@@ -54,8 +72,8 @@ struct Stored {
 /// A path that ended at a state below which something was still to be explored: to be looked at again once that is done.
 struct Leap {
     /// The state that covers, and the one that is covered.
-    old: State,
-    new: State,
+    old: Box<State>,
+    new: Box<State>,
     pc: Pc,
     names: Names,
 }
@@ -86,13 +104,13 @@ pub(super) struct Verifier<'a> {
     pub live: Vec<u16>,
     pub history: History,
     compare: Compare,
-    stored: HashMap<Pc, Vec<Stored>>,
+    stored: HashMap<Pc, Vec<Stored>, BuildHasherDefault<PcHasher>>,
     /// In the order in which they ended; `None`: it went on.
     leaps: Vec<Option<Leap>>,
     /// Every number counts as one that matters: for tests of what is claimed about them.
     every_number: bool,
     /// Branches to follow: the state, where it goes on, and the instruction it comes from.
-    open: Vec<(State, Pc, Pc)>,
+    open: Vec<(Box<State>, Pc, Pc)>,
     /// The instruction that is looked at.
     at: Pc,
     pub trace: Option<Trace<'a>>,
@@ -128,7 +146,7 @@ impl<'a> Verifier<'a> {
             live: live::registers(program, flow),
             history: History::default(),
             compare: Compare::default(),
-            stored: HashMap::new(),
+            stored: HashMap::default(),
             leaps: Vec::new(),
             every_number: options.claims.is_some_and(Claims::every_number),
             open: Vec::new(),
@@ -153,7 +171,7 @@ impl<'a> Verifier<'a> {
         self.history.clear();
         self.leaps.clear();
         let start = self.program.subprogs[func.0 as usize].start;
-        let mut entry = State { at: Position::START, ..entry };
+        let mut entry = Box::new(State { at: Position::START, ..entry });
         self.history.node(&mut entry.at, start, 1, self.processed);
         self.open.push((entry, start, start));
         self.title(func);
@@ -186,7 +204,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// Another branch of the path that `state` is on, to be followed later.
-    pub fn later(&mut self, state: State, pc: Pc) {
+    pub fn later(&mut self, state: Box<State>, pc: Pc) {
         self.history.branch(state.at.node);
         self.open.push((state, pc, self.at));
     }
@@ -272,22 +290,22 @@ impl<'a> Verifier<'a> {
 
     fn jump(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> Step<To> {
         self.jumps += 1;
-        let sides = self.branch(state, pc, insn)?;
         let target = insn.jump_target(pc).unwrap_or(pc.next());
-        if let Some(mut taken) = sides.taken {
-            self.turn(&mut taken, pc, target, true);
-            if !sides.fall {
-                *state = taken;
+        match self.branch(state, pc, insn)? {
+            Sides::Both(mut taken) => {
+                self.turn(&mut taken, pc, target, true);
+                self.later(taken, target);
+                if self.open.len() > MAX_OPEN {
+                    let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
+                    return Err(Fail::new(Rule::Termination, text));
+                }
+            }
+            Sides::Taken => {
+                self.turn(state, pc, target, true);
                 return Ok(To::Next(target));
             }
-            self.later(taken, target);
-            if self.open.len() > MAX_OPEN {
-                let text = format!("The sequence of {MAX_OPEN} jumps is too complex.");
-                return Err(Fail::new(Rule::Termination, text));
-            }
-        }
-        if !sides.fall {
-            return Ok(To::End);
+            Sides::Fall => {}
+            Sides::Neither => return Ok(To::End),
         }
         self.turn(state, pc, pc.next(), false);
         Ok(To::Next(pc.next()))
@@ -311,7 +329,7 @@ impl<'a> Verifier<'a> {
                 self.last_store = (self.jumps, self.processed);
             }
             self.history.node(&mut state.at, pc, state.callers.len() + 1, self.processed);
-            let mut copy = state.clone();
+            let mut copy = state.fork();
             prune::clean(&mut copy, pc, &self.live);
             let weight = copy.weight();
             list.push(Stored { state: copy, misses: 0, hits: 0, weight });
@@ -347,7 +365,7 @@ impl<'a> Verifier<'a> {
                     self.history.inherit(&self.program.insns, &state.at, pc, node);
                     if !settled {
                         self.history.covered_by(state.at.node, node);
-                        self.leaps.push(Some(Leap { old: entry.state.clone(), new: state.clone(), pc, names }));
+                        self.leaps.push(Some(Leap { old: entry.state.fork(), new: state.fork(), pc, names }));
                     }
                     return Ok(true);
                 }
@@ -441,13 +459,12 @@ impl<'a> Verifier<'a> {
     }
 
     /// The value of a register, which must be initialised.
+    #[inline]
     pub fn readable(&self, state: &State, reg: Reg) -> Step<Value> {
-        let value = *state.reg(reg);
-        match value.kind {
-            Kind::Uninit => Err(Fail::new(Rule::Uninitialised, format!("R{} !read_ok", reg.number())).with(reg)),
-            _ => Ok(value),
-        }
+        let value = state.reg(reg);
+        if value.kind == Kind::Uninit { Err(not_readable(reg)) } else { Ok(*value) }
     }
+    #[inline]
     pub fn operand(&self, state: &State, src: Src) -> Step<Value> {
         match src {
             Src::Reg(reg) => self.readable(state, reg),
@@ -502,6 +519,11 @@ impl<'a> Verifier<'a> {
         }
         out
     }
+}
+
+#[cold]
+fn not_readable(reg: Reg) -> Box<Fail> {
+    Fail::new(Rule::Uninitialised, format!("R{} !read_ok", reg.number())).with(reg)
 }
 
 /// Something this verifier does not know.

@@ -21,18 +21,24 @@ const SIGN: u64 = 1 << 63;
 impl Scalar {
     pub const UNKNOWN: Scalar = Scalar { bits: Tnum::UNKNOWN, r: R64::FULL, w: R32::FULL };
     /// Any number that fits 32 bits.
-    const ANY_U32: Scalar =
-        Scalar { bits: Tnum::UNKNOWN.low(32), r: R64 { umin: 0, umax: LOW, smin: 0, smax: LOW as i64 }, w: R32::FULL };
+    const ANY_U32: Scalar = Scalar::unsigned_bits(32);
 
     pub const fn constant(x: u64) -> Scalar {
         Scalar { bits: Tnum::constant(x), r: R64::constant(x), w: R32::constant(x as u32) }
     }
     /// Any number that fits `bits` bits, zero-extended.
-    pub fn unsigned_bits(bits: u32) -> Scalar {
+    pub const fn unsigned_bits(bits: u32) -> Scalar {
         if bits >= 64 {
             return Scalar::UNKNOWN;
         }
-        Scalar { bits: Tnum::UNKNOWN.low(bits), ..Scalar::UNKNOWN }.sync()
+        let max = (1u64 << bits) - 1;
+        let r = R64 { umin: 0, umax: max, smin: 0, smax: max as i64 };
+        let low = max as u32;
+        let w = match bits {
+            32.. => R32::FULL,
+            _ => R32 { umin: 0, umax: low, smin: 0, smax: low as i32 },
+        };
+        Scalar { bits: Tnum::UNKNOWN.low(bits), r, w }
     }
     /// Any number from `low` to `high`.
     pub fn between(low: i64, high: i64) -> Scalar {
@@ -246,6 +252,7 @@ pub(super) fn decide(cond: Cond, width: Width, a: &Scalar, b: &Scalar) -> Option
 
 /// What the operands are once a conditional jump was taken or not; `None` when that is impossible.
 pub(super) fn refine(cond: Cond, width: Width, taken: bool, a: &Scalar, b: &Scalar) -> Option<(Scalar, Scalar)> {
+    let before = (a, b);
     let (mut a, mut b) = (*a, *b);
     match relation(cond, taken) {
         None => {
@@ -278,7 +285,9 @@ pub(super) fn refine(cond: Cond, width: Width, taken: bool, a: &Scalar, b: &Scal
             }
         }
     }
-    let (a, b) = (a.sync(), b.sync());
+    // What has not changed is in step already.
+    let sync = |new: Scalar, old: &Scalar| if new == *old { new } else { new.sync() };
+    let (a, b) = (sync(a, before.0), sync(b, before.1));
     (!a.is_empty() && !b.is_empty()).then_some((a, b))
 }
 

@@ -358,6 +358,10 @@ impl State {
     pub fn new(cur: Frame) -> State {
         State { callers: Vec::new(), cur, held: Vec::new(), passes: 0, at: Position::START }
     }
+    /// A copy for another path, made in its place.
+    pub fn fork(&self) -> Box<State> {
+        Box::write(Box::new_uninit(), self.clone())
+    }
     pub fn depth(&self) -> usize {
         self.callers.len()
     }

@@ -30,6 +30,7 @@ mod task;
 mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
 use super::current;
 use crate::helper::{id, kfunc};
@@ -208,10 +209,14 @@ pub(crate) fn anchor() -> u64 {
 
 /// Whether `region` reaches every built-in helper and `extra` by `call rel32`.
 pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
-    let builtin = crate::helper::Table::builtin();
-    let ids = builtin.iter().map(|p| p.id).chain(kfunc::functions());
-    let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
-    shims.chain([extra]).all(|address| region.reaches(address))
+    /// The lowest and the highest address of a helper: what reaches both reaches all.
+    static BOUNDS: LazyLock<[u64; 2]> = LazyLock::new(|| {
+        let builtin = crate::helper::Table::builtin();
+        let ids = builtin.iter().map(|p| p.id).chain(kfunc::functions());
+        let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
+        shims.fold([u64::MAX, 0], |[low, high], at| [low.min(at), high.max(at)])
+    });
+    BOUNDS.iter().chain([&extra]).all(|address| region.reaches(*address))
 }
 
 #[cfg(test)]
