@@ -49,7 +49,7 @@ pub enum Error {
         log: String,
     },
     /// A map of a type that this crate does not make.
-    #[error("map {name} is of type {found}, wanted hash, array, prog_array or lru_hash")]
+    #[error("map {name} is of type {found}, wanted a hash, an array, one of these per CPU, or prog_array")]
     MapType {
         /// The map's name.
         name: String,

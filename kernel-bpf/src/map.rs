@@ -1,7 +1,8 @@
 //! A map of the kernel's, made from a map definition of ours.
 //!
-//! Types whose values do not have the size that the definition names (per-CPU maps), and those that are for programs only, can be
-//! created, not read or written, so that the kernel never reads or writes past a slice.
+//! Types that are for programs only, or whose values have other sizes than the definition says, can be created, not read or written,
+//! so that the kernel never reads or writes past a slice. Values of per-CPU maps stand one after the other, for as many CPUs as there
+//! can be, each in whole words.
 
 use std::os::fd::RawFd;
 
@@ -19,14 +20,15 @@ pub struct Map {
 }
 
 impl Map {
-    /// Creates it: any type but maps of maps and those of sockets, tasks and the like. Only hash, array, program array and LRU hash
-    /// can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
+    /// Creates it: any type but maps of maps and those of sockets, tasks and the like. Only hashes, arrays,
+    /// those per CPU and program arrays can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
     /// initialisers name programs, which are for the caller to load.
     ///
     /// # Errors
     /// [`Error::MapType`], [`Error::Refused`].
     pub fn create(def: &MapDef) -> Result<Map, Error> {
-        if !sys::PLAIN_MAPS.contains(&def.map_type) && !sys::PROGRAMS_MAPS.contains(&def.map_type) {
+        let known = [&sys::PLAIN_MAPS[..], &sys::PER_CPU_MAPS, &sys::PROGRAMS_MAPS];
+        if !known.iter().any(|types| types.contains(&def.map_type)) {
             return Err(Error::MapType { name: def.name.clone(), found: def.map_type });
         }
         let refused = |source| Error::Refused { what: format!("BPF_MAP_CREATE of {}", def.name), source };
@@ -51,7 +53,7 @@ impl Map {
     }
 
     fn check(&self, what: &str, bytes: &[u8], wanted: usize) -> Result<(), Error> {
-        if !self.fd.is_plain() {
+        if !self.fd.is_known() {
             return Err(Error::MapType { name: self.name.clone(), found: self.map_type });
         }
         if bytes.len() == wanted {
@@ -70,6 +72,23 @@ impl Map {
         let mut value = vec![0; self.fd.value_size()];
         self.fd.lookup(key, &mut value).map_err(|e| self.refused("BPF_MAP_LOOKUP_ELEM", e))?;
         Ok(value)
+    }
+
+    /// All keys, in the kernel's order.
+    ///
+    /// # Errors
+    /// [`Error::MapType`], [`Error::Refused`].
+    pub fn keys(&self) -> Result<Vec<Vec<u8>>, Error> {
+        self.check("key", &[], 0)?;
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0; self.fd.key_size()];
+            match self.fd.next_key(keys.last().map(Vec::as_slice), &mut next) {
+                Ok(()) => keys.push(next),
+                Err(end) if end.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Err(other) => return Err(self.refused("BPF_MAP_GET_NEXT_KEY", other)),
+            }
+        }
     }
 
     /// Writes the value at `key`; `flags` are `BPF_ANY` (0), `BPF_NOEXIST` (1), `BPF_EXIST` (2).

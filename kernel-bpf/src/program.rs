@@ -31,6 +31,8 @@ pub struct TestRun {
     pub duration: Duration,
     /// The packet after the last run, where it was asked for.
     pub data_out: Vec<u8>,
+    /// The context structure after the last run, where it was asked for.
+    pub ctx_out: Vec<u8>,
 }
 
 impl Program {
@@ -74,7 +76,7 @@ impl Program {
     /// # Errors
     /// [`Error::Refused`]: EINVAL for a packet shorter than an Ethernet header, EINTR for a signal, ENOTSUPP for a type without test run.
     pub fn test_run(&self, data: &[u8], repeat: u32) -> Result<TestRun, Error> {
-        self.run(data, 0, repeat)
+        self.run(data, 0, &[], repeat)
     }
 
     /// Runs it once on the packet `data`, and answers the packet as it is then.
@@ -82,15 +84,25 @@ impl Program {
     /// # Errors
     /// As [`test_run`](Self::test_run).
     pub fn test_run_packet(&self, data: &[u8]) -> Result<TestRun, Error> {
-        self.run(data, data.len() + GROWTH, 1)
+        self.run(data, data.len() + GROWTH, &[], 1)
     }
 
-    fn run(&self, data: &[u8], room: usize, repeat: u32) -> Result<TestRun, Error> {
-        let mut data_out = vec![0; room];
-        let ran = sys::prog_test_run(self.fd.as_fd(), data, &mut data_out, repeat)
+    /// Runs it once on the packet `data` in the context `ctx`, a UAPI structure; answers both as they are then.
+    ///
+    /// # Errors
+    /// As [`test_run`](Self::test_run), and EINVAL for a structure with fields that a test run does not take.
+    pub fn test_run_context(&self, data: &[u8], ctx: &[u8]) -> Result<TestRun, Error> {
+        self.run(data, data.len() + GROWTH, ctx, 1)
+    }
+
+    fn run(&self, data: &[u8], room: usize, ctx: &[u8], repeat: u32) -> Result<TestRun, Error> {
+        let (mut data_out, mut ctx_out) = (vec![0; room], vec![0; ctx.len()]);
+        let test = sys::Test { data, data_out: &mut data_out, ctx, ctx_out: &mut ctx_out, repeat };
+        let ran = sys::prog_test_run(self.fd.as_fd(), test)
             .map_err(|source| Error::Refused { what: format!("BPF_PROG_TEST_RUN of {}", self.name), source })?;
         data_out.truncate(ran.data_out as usize);
-        Ok(TestRun { retval: ran.retval, duration: Duration::from_nanos(ran.duration.into()), data_out })
+        ctx_out.truncate(ran.ctx_out as usize);
+        Ok(TestRun { retval: ran.retval, duration: Duration::from_nanos(ran.duration.into()), data_out, ctx_out })
     }
 }
 

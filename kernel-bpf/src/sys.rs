@@ -13,6 +13,7 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -156,11 +157,11 @@ fn name(text: &str) -> [u8; NAME] {
 /// Map types whose keys and values have exactly the sizes that they are created with.
 pub const PLAIN_MAPS: [MapType; 4] = [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH];
 
+/// Map types with a value for each CPU.
+pub const PER_CPU_MAPS: [MapType; 3] = [MapType::PERCPU_HASH, MapType::PERCPU_ARRAY, MapType::LRU_PERCPU_HASH];
+
 /// Other types that programs can be given, but whose elements are not read or written from here: values of other sizes, or none.
-pub const PROGRAMS_MAPS: [MapType; 12] = [
-    MapType::PERCPU_HASH,
-    MapType::PERCPU_ARRAY,
-    MapType::LRU_PERCPU_HASH,
+pub const PROGRAMS_MAPS: [MapType; 9] = [
     MapType::LPM_TRIE,
     MapType::QUEUE,
     MapType::STACK,
@@ -172,11 +173,19 @@ pub const PROGRAMS_MAPS: [MapType; 12] = [
     MapType::XSKMAP,
 ];
 
+/// How many CPUs there can be: what follows the last number of a list like `0-3,8-11`, plus one.
+fn possible_cpus() -> io::Result<usize> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = list.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok());
+    last.map(|last| last + 1).ok_or_else(|| io::Error::other(format!("not a list of CPUs: {list:?}")))
+}
+
 /// A map with what the kernel will read and write for a key and a value.
 #[derive(Debug)]
 pub struct MapFd {
     fd: OwnedFd,
-    plain: bool,
+    /// Values that a lookup gives and an update takes, one after the other; 0 where elements are not read or written from here.
+    values: usize,
     key_size: usize,
     value_size: usize,
 }
@@ -185,10 +194,14 @@ impl MapFd {
     /// BPF_MAP_CREATE.
     ///
     /// # Panics
-    /// For a type that is neither of [`PLAIN_MAPS`] nor of [`PROGRAMS_MAPS`].
+    /// For a type that is not in [`PLAIN_MAPS`], [`PER_CPU_MAPS`] or [`PROGRAMS_MAPS`].
     pub fn create(def: &MapDef) -> io::Result<MapFd> {
         let plain = PLAIN_MAPS.contains(&def.map_type);
-        assert!(plain || PROGRAMS_MAPS.contains(&def.map_type), "maps of type {} are not known", def.map_type);
+        assert!(
+            plain || PER_CPU_MAPS.contains(&def.map_type) || PROGRAMS_MAPS.contains(&def.map_type),
+            "maps of type {} are not known",
+            def.map_type
+        );
         let mut attr = MapCreate {
             map_type: def.map_type.0,
             key_size: def.key_size,
@@ -200,25 +213,32 @@ impl MapFd {
         };
         // SAFETY: the command's structure, without addresses.
         let fd = unsafe { bpf_fd(MAP_CREATE, &mut attr) }?;
-        Ok(MapFd { fd, plain, key_size: def.key_size as usize, value_size: def.value_size as usize })
+        let (key_size, size) = (def.key_size as usize, def.value_size as usize);
+        if PER_CPU_MAPS.contains(&def.map_type) {
+            // As many values as there can be CPUs, each in whole words.
+            let cpus = possible_cpus()?;
+            return Ok(MapFd { fd, values: cpus, key_size, value_size: cpus * size.next_multiple_of(8) });
+        }
+        Ok(MapFd { fd, values: usize::from(plain), key_size, value_size: size })
     }
 
     pub fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
-    /// Whether elements have the sizes that the map was created with.
-    pub fn is_plain(&self) -> bool {
-        self.plain
+    /// Whether elements can be read and written.
+    pub fn is_known(&self) -> bool {
+        self.values > 0
     }
     pub fn key_size(&self) -> usize {
         self.key_size
     }
+    /// Bytes of what a lookup gives.
     pub fn value_size(&self) -> usize {
         self.value_size
     }
 
     fn elem(&self, key: &[u8]) -> MapElem {
-        assert!(self.plain, "the kernel reads and writes other sizes");
+        assert!(self.values > 0, "the kernel reads and writes other sizes");
         assert_eq!(key.len(), self.key_size, "the kernel reads a whole key");
         MapElem { map_fd: number(self.fd.as_fd()), key: address(key), ..MapElem::default() }
     }
@@ -240,6 +260,18 @@ impl MapFd {
         let mut attr = MapElem { value: value.as_mut_ptr() as u64, ..self.elem(key) };
         // SAFETY: the kernel reads a key and writes a value, which have the map's sizes: checked above.
         unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) }.map(|_| ())
+    }
+
+    /// BPF_MAP_GET_NEXT_KEY: the key behind `key`, or the first, into `next`.
+    pub fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<()> {
+        assert_eq!(next.len(), self.key_size, "the kernel writes a whole key");
+        let mut attr = self.elem(key.unwrap_or(next));
+        if key.is_none() {
+            attr.key = 0;
+        }
+        attr.value = next.as_mut_ptr() as u64;
+        // SAFETY: the kernel reads a key where there is one and writes a key: both have the map's size.
+        unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) }.map(|_| ())
     }
 
     /// BPF_MAP_UPDATE_ELEM.
@@ -329,10 +361,24 @@ pub struct Ran {
     pub duration: u32,
     /// Bytes written to `data_out`.
     pub data_out: u32,
+    /// Bytes written to `ctx_out`.
+    pub ctx_out: u32,
 }
 
-/// BPF_PROG_TEST_RUN of a program that reads its packet from `data` and its result from `data_out`.
-pub fn prog_test_run(program: BorrowedFd<'_>, data: &[u8], data_out: &mut [u8], repeat: u32) -> io::Result<Ran> {
+/// What BPF_PROG_TEST_RUN is given, and where it writes.
+#[derive(Default)]
+pub struct Test<'a> {
+    pub data: &'a [u8],
+    pub data_out: &'a mut [u8],
+    /// The context structure; empty for the kernel's own.
+    pub ctx: &'a [u8],
+    pub ctx_out: &'a mut [u8],
+    pub repeat: u32,
+}
+
+/// BPF_PROG_TEST_RUN of a program that works on a packet.
+pub fn prog_test_run(program: BorrowedFd<'_>, test: Test<'_>) -> io::Result<Ran> {
+    let Test { data, data_out, ctx, ctx_out, repeat } = test;
     let size = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG));
     let mut attr = ProgTestRun {
         prog_fd: number(program),
@@ -340,12 +386,17 @@ pub fn prog_test_run(program: BorrowedFd<'_>, data: &[u8], data_out: &mut [u8], 
         data_size_out: size(data_out)?,
         data_in: address(data),
         data_out: if data_out.is_empty() { 0 } else { data_out.as_mut_ptr() as u64 },
+        ctx_size_in: size(ctx)?,
+        ctx_size_out: size(ctx_out)?,
+        ctx_in: if ctx.is_empty() { 0 } else { address(ctx) },
+        ctx_out: if ctx_out.is_empty() { 0 } else { ctx_out.as_mut_ptr() as u64 },
         repeat,
         ..ProgTestRun::default()
     };
-    // SAFETY: the kernel reads `data_size_in` bytes and writes at most `data_size_out`, the slices' lengths.
+    // SAFETY: the kernel reads `data_size_in` and `ctx_size_in` bytes and writes at most `data_size_out` and `ctx_size_out`, the
+    // slices' lengths.
     unsafe { bpf(PROG_TEST_RUN, &mut attr) }?;
-    Ok(Ran { retval: attr.retval, duration: attr.duration, data_out: attr.data_size_out })
+    Ok(Ran { retval: attr.retval, duration: attr.duration, data_out: attr.data_size_out, ctx_out: attr.ctx_size_out })
 }
 
 #[cfg(test)]

@@ -98,17 +98,41 @@ fn refusals_say_what_the_verifier_said() {
 #[test]
 fn sizes_that_are_not_the_map_s_never_reach_the_kernel() {
     let stacks = Map::create(&MapDef::new("stacks", MapType::STACK_TRACE, 4, 8, 1)).expect_err("no stack traces");
-    assert_eq!(stacks.to_string(), "map stacks is of type stack_trace, wanted hash, array, prog_array or lru_hash");
+    assert_eq!(
+        stacks.to_string(),
+        "map stacks is of type stack_trace, wanted a hash, an array, one of these per CPU, or prog_array"
+    );
     if !kernel_is_usable() {
         return;
     }
-    let per_cpu = map(&MapDef::new("counts", MapType::PERCPU_ARRAY, 4, 8, 1));
-    let refused = per_cpu.lookup(&[0; 4]).expect_err("values of other sizes").to_string();
-    assert_eq!(refused, "map counts is of type percpu_array, wanted hash, array, prog_array or lru_hash");
+    let queue = map(&MapDef::new("queue", MapType::QUEUE, 0, 8, 1));
+    let refused = queue.lookup(&[]).expect_err("a map without keys").to_string();
+    assert_eq!(refused, "map queue is of type queue, wanted a hash, an array, one of these per CPU, or prog_array");
     let array = map(&MapDef::new("words", MapType::ARRAY, 4, 8, 2));
     let wrong = [array.update(&[0; 3], &[0; 8], 0), array.update(&[0; 4], &[0; 9], 0), array.delete(&[0; 5])];
     let messages = wrong.map(|result| result.expect_err("a wrong size").to_string());
     assert_eq!(messages[0], "the key for map words has 3 bytes, wanted 4");
     assert_eq!(messages[1], "the value for map words has 9 bytes, wanted 8");
     assert_eq!(messages[2], "the key for map words has 5 bytes, wanted 4");
+}
+
+#[test]
+fn contexts_values_of_each_cpu_and_keys_come_back() {
+    if !kernel_is_usable() {
+        return;
+    }
+    let counts = map(&MapDef::new("counts", MapType::PERCPU_ARRAY, 4, 4, 1));
+    let source = "r6 = r1\nr1 = 0\n*(u32 *)(r10 - 4) = r1\nr1 = map[idx:0]\nr2 = r10\nr2 += -4\ncall bpf_map_lookup_elem#1\n\
+                  if r0 == 0 goto +4\nr1 = *(u32 *)(r6 + 8)\n*(u32 *)(r0 + 0) = r1\nr1 += 1\n*(u32 *)(r6 + 8) = r1\nr0 = 0\nexit";
+    let program = Program::load(&linked("marks", source), &[&counts]).expect("a program");
+    let mut ctx = [0; 192];
+    ctx[8] = 9;
+    let ran = program.test_run_context(&[0; 64], &ctx).expect("a run");
+    assert_eq!((ran.ctx_out.len(), ran.ctx_out[8]), (192, 10));
+    let values = counts.lookup(&[0; 4]).expect("the values");
+    let sum: u64 = values.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("whole words"))).sum();
+    assert_eq!((values.len() % 8, sum), (0, 9));
+    assert_eq!(counts.keys().expect("the keys"), [[0; 4]]);
+    let hash = map(&MapDef::new("hash", MapType::HASH, 4, 4, 8));
+    assert_eq!(hash.keys().expect("no keys"), Vec::<Vec<u8>>::new());
 }
