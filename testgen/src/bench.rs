@@ -1,9 +1,13 @@
 //! A runtime of one engine that runs one suite after the other.
 
 use livebpf::context::Context;
+use livebpf::link::Program;
 use livebpf::object::MapType;
 pub use livebpf::runtime::Engine;
 use livebpf::runtime::{Ebpf, Error, LoadOptions, RunError, Runtime, Worker};
+
+#[cfg(feature = "campaign")]
+use livebpf::verify::Verified;
 
 use crate::Suite;
 
@@ -12,6 +16,15 @@ const CODE_BYTES: u64 = 16 << 20;
 
 /// Workers of a bench, which have a CPU each.
 pub const CPUS: u32 = 2;
+
+/// Every other suite counts its missed tail calls: decided by the suite, so that it is the same in every engine and whenever the
+/// suite is made again.
+fn options<'p>(programs: impl Iterator<Item = &'p Program> + Clone) -> LoadOptions {
+    let counts = programs.clone().map(|program| program.insns.len()).sum::<u32>().is_multiple_of(2);
+    let maps = programs.flat_map(|program| &program.maps);
+    let arrays = maps.filter(|map| counts && map.map_type == MapType::PROG_ARRAY);
+    arrays.fold(LoadOptions::default(), |options, map| options.count_missed(&map.name, true))
+}
 
 /// A runtime and its workers.
 pub struct Bench {
@@ -43,12 +56,17 @@ impl Bench {
     /// # Errors
     /// As [`Runtime::load_linked`].
     pub fn load(&self, suite: &Suite) -> Result<Ebpf, Error> {
-        // By the suite, so that it is the same in every engine and whenever the suite is made again.
-        let counts = suite.programs.iter().map(|program| program.insns.len()).sum::<u32>().is_multiple_of(2);
-        let maps = suite.programs.iter().flat_map(|program| &program.maps);
-        let arrays = maps.filter(|map| counts && map.map_type == MapType::PROG_ARRAY);
-        let options = arrays.fold(LoadOptions::default(), |options, map| options.count_missed(&map.name, true));
-        self.runtime.load_linked_with(suite.programs.clone(), &options)
+        self.runtime.load_linked_with(suite.programs.clone(), &options(suite.programs.iter()))
+    }
+
+    /// The same for programs that have been verified.
+    ///
+    /// # Errors
+    /// As [`Runtime::load_linked`].
+    #[cfg(feature = "campaign")]
+    pub fn load_proven(&self, programs: Vec<Verified>) -> Result<Ebpf, Error> {
+        let options = options(programs.iter().map(Verified::program));
+        self.runtime.load_proven(programs, &options)
     }
 
     /// Takes the programs that the verifier refuses out of the suite and loads the others.
@@ -74,6 +92,27 @@ impl Bench {
     pub fn run(&mut self, ebpf: &Ebpf, program: &str, cpu: u32, context: &mut Context) -> Result<u32, RunError> {
         let program = ebpf.program(program).expect("a program that was loaded");
         self.workers[cpu as usize].run(program, context)
+    }
+
+    /// The same in the interpreter, which gives up after so many instructions.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    ///
+    /// # Panics
+    /// Without such a program or CPU.
+    #[cfg(feature = "campaign")]
+    pub fn interpret(
+        &mut self,
+        ebpf: &Ebpf,
+        program: &str,
+        cpu: u32,
+        context: &mut Context,
+        max_insns: u64,
+    ) -> Result<u32, RunError> {
+        let program = ebpf.program(program).expect("a program that was loaded");
+        let limits = livebpf::interp::Limits { max_insns };
+        self.workers[cpu as usize].run_witnessed(program, context, limits, &[]).map(|r0| r0 as u32)
     }
 
     /// After all programs have been dropped: the code memory is as empty as at the start.

@@ -4,11 +4,13 @@
 //! release of the standard library, and a fuzzer's bytes give programs that change little when a byte does.
 //!
 //! * [`single`]: one instruction between corner values, with its operands: for comparing engines.
+//! * [`probe`]: one instruction of any kind, with everything that it can change looked at.
 //! * [`straight`]: straight-line arithmetic that initialises its registers first: always accepted.
 //! * [`structured`]: branches, bounded loops, packets, maps, subprograms, tail calls: mostly accepted; with
 //!   [`Shape::mistakes`] subtly wrong, so that a verifier that accepts too much is found out.
 //! * [`border`]: near the border between safe and unsafe, for finding a verifier that accepts too much.
-//! * [`mutate`]: damage to wire bytes.
+//! * [`graph`]: up to five programs of up to four subprograms that call and tail-call each other: always accepted.
+//! * [`mutate`]: damage to wire bytes; [`objects`]: damage to real objects.
 //! * [`mod@bench`]: runs a suite in the checking interpreter.
 //! * [`checks`]: what must hold for any input; the fuzz targets call these.
 //!
@@ -27,9 +29,13 @@ pub mod border;
 pub mod campaign;
 pub mod checks;
 pub mod corners;
+#[cfg(feature = "campaign")]
 pub mod differential;
+pub mod graph;
 pub mod loops;
 pub mod mutate;
+pub mod objects;
+pub mod probe;
 pub mod single;
 mod source;
 pub mod straight;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use livebpf::insn::{AluOp, AtomicOp, Insn, Reg};
+use livebpf::insn::{AluOp, AtomicOp, Insn, Reg, Src};
 use livebpf::link::Program;
 use livebpf::object::{MapType, ProgType};
 use livebpf::verify::Rejection;
@@ -28,7 +28,7 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    pub(super) fn add(&mut self, other: Verdicts) {
+    pub(crate) fn add(&mut self, other: Verdicts) {
         self.both_accept += other.both_accept;
         self.both_refuse += other.both_refuse;
         let pairs = [
@@ -76,7 +76,7 @@ pub struct Kernel {
 
 /// What the kernel says where it refuses for other reasons than safety: its limits, and what it wants to know from BTF, which is
 /// not passed on.
-const NOT_FOR_SAFETY: [&str; 6] = [
+pub(crate) const NOT_FOR_SAFETY: [&str; 6] = [
     "is too large",
     "too complex",
     "back-edge",
@@ -90,7 +90,7 @@ pub(super) const REFUSES: &str = "the kernel refuses";
 
 /// Why the kernel refuses a program that is accepted here, where that is known: it loses sight of a number where this verifier
 /// does not, or counts an address as lost that is not. `small` has been made as small as it goes, so that what is in it matters.
-pub(super) fn explanation(small: &Program) -> Option<&'static str> {
+pub(crate) fn explanation(small: &Program) -> Option<&'static str> {
     let any = |wanted: &dyn Fn(Insn) -> bool| small.insns.iter().any(|(_, insn)| wanted(insn));
     let alu = |ops: &'static [AluOp]| move |insn| matches!(insn, Insn::Alu { op, .. } if ops.contains(&op));
     if any(&alu(&[AluOp::Div, AluOp::SDiv, AluOp::Mod, AluOp::SMod])) {
@@ -104,6 +104,14 @@ pub(super) fn explanation(small: &Program) -> Option<&'static str> {
     }
     if any(&alu(&[AluOp::Lsh])) {
         return Some("the kernel forgets bounds of numbers below zero in left shifts");
+    }
+    if any(&|insn| matches!(insn, Insn::Jmp { dst, src: Src::Reg(src), .. } if dst == src)) {
+        return Some("the kernel follows both ways of a comparison of a number with itself");
+    }
+    let cancels =
+        |insn| matches!(insn, Insn::Alu { op: AluOp::Sub | AluOp::Xor, dst, src: Src::Reg(src), .. } if dst == src);
+    if any(&cancels) {
+        return Some("the kernel does not know that a number less itself is zero");
     }
     let lost = |insn| match insn {
         Insn::Atomic { op: AtomicOp::Cmpxchg, base, .. } => base == Reg::R0,
@@ -184,7 +192,7 @@ impl Kernel {
 
 /// The kernel takes signatures from BTF, which is not passed on: without it a function is a static one, and those that are
 /// verified on their own here may be accepted there for how they are called; there are no callbacks and no iterators.
-fn needs_btf(program: &Program) -> bool {
+pub(crate) fn needs_btf(program: &Program) -> bool {
     let named = |insn| {
         matches!(insn, Insn::CallKfunc { .. } | Insn::LoadImm64 { value: livebpf::insn::Imm64::Func { .. }, .. })
     };

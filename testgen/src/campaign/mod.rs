@@ -15,7 +15,7 @@
 mod field;
 mod inputs;
 pub mod kernel;
-mod shrink;
+pub(crate) mod shrink;
 #[cfg(test)]
 mod tests;
 mod unit;

@@ -12,7 +12,7 @@ const ATTEMPTS: u32 = 4_000;
 const TIME: Duration = Duration::from_secs(10);
 
 /// The smallest program found, and what is wrong with it; `still` says what is wrong with a program, where it is the same.
-pub(super) fn shrink(
+pub(crate) fn shrink(
     program: &Program,
     what: &str,
     still: &mut dyn FnMut(&Program) -> Option<String>,

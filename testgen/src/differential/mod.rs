@@ -2,9 +2,12 @@
 //! machine code, patched or not, leaves the same behind: results, packets, context fields, maps, how often each program
 //! was entered, which tail calls were missed, and what every update of a slot answered.
 //!
-//! The engines are made once and used for many suites; what a suite took of the code memory is given back.
+//! The engines are made once and used for many suites; what a suite took of the code memory is given back. The running kernel can
+//! be one of them ([`kernel`]); [`campaign`] goes through as many suites of all kinds as one likes.
 
+pub mod campaign;
 mod count;
+pub mod kernel;
 mod plan;
 mod play;
 #[cfg(test)]
@@ -12,20 +15,24 @@ mod tests;
 mod trace;
 
 use std::fmt;
+use std::time::Duration;
 
 use livebpf::helper::{Table, id};
 use livebpf::insn::{Insn, Insns};
-use livebpf::link::Program;
 use livebpf::object::{ProgType, ProgramKind};
 use livebpf::runtime::{Ebpf, Engine, Error};
-use livebpf::verify::{self, Options};
+use livebpf::verify::{self, Options, Verified};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, CPUS};
 use crate::checks::listings;
 use crate::{Generator, Shape, Source, Suite, mutate, straight};
+use kernel::Kernel;
 use plan::Plan;
 use play::play;
+use trace::Trace;
 
+/// Suites that are given back together.
+const SUITES_AT_ONCE: u32 = 16;
 /// Suites between two looks at the code memory.
 const SUITES_PER_BARRIER: u32 = 64;
 
@@ -47,6 +54,8 @@ pub struct Counts {
     pub refused: u64,
     /// Suites in which a program was accepted that can see an address or a clock: run, and not compared.
     pub incomparable: u64,
+    /// Suites of which a run took too long in the interpreter: not compared.
+    pub long: u64,
     /// Outermost runs, each in all engines.
     pub runs: u64,
     /// Programs entered in them: those started, and those reached by a tail call.
@@ -62,6 +71,7 @@ impl std::ops::AddAssign for Counts {
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.incomparable += other.incomparable;
+        self.long += other.long;
         self.runs += other.runs;
         self.bodies += other.bodies;
         self.updates += other.updates;
@@ -85,7 +95,11 @@ impl fmt::Display for Difference {
 /// One runtime of each engine, ready for suites.
 pub struct Engines {
     benches: [Bench; 3],
+    helpers: Table,
     suites: u32,
+    times: [Duration; 3],
+    /// What was loaded and has run: given back a few together, because each giving back wakes the thread that waits for it.
+    done: Vec<Ebpf>,
 }
 
 impl Engines {
@@ -94,7 +108,12 @@ impl Engines {
     pub fn new() -> Result<Engines, Error> {
         // The interpreter first: it is the one that the others are compared with.
         let benches = [Bench::new(Engine::Interp)?, Bench::new(Engine::Jit)?, Bench::new(Engine::Slot)?];
-        Ok(Engines { benches, suites: 0 })
+        Ok(Engines { benches, helpers: Table::builtin(), suites: 0, times: [Duration::ZERO; 3], done: Vec::new() })
+    }
+
+    /// How long each engine's runs took together: interpreter, patched and slot-mode machine code.
+    pub fn times(&self) -> [Duration; 3] {
+        self.times
     }
 
     /// Makes a suite and runs it everywhere.
@@ -110,42 +129,66 @@ impl Engines {
     ///
     /// # Errors
     /// As [`check`](Self::check).
-    pub fn check_suite(&mut self, source: &mut Source<'_>, mut suite: Suite) -> Result<Counts, Box<Difference>> {
+    pub fn check_suite(&mut self, source: &mut Source<'_>, suite: Suite) -> Result<Counts, Box<Difference>> {
+        self.check_beside(source, suite, None)
+    }
+
+    /// The same, and beside the kernel where there is one.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_beside(
+        &mut self,
+        source: &mut Source<'_>,
+        mut suite: Suite,
+        kernel: Option<&mut Kernel>,
+    ) -> Result<Counts, Box<Difference>> {
         let total = suite.programs.len();
-        let ready = self.benches[0].load_accepted(&mut suite);
-        let counts = match ready {
-            Ok(ebpf) if suite.programs.is_empty() => {
-                drop(ebpf);
-                Ok(Counts::default())
-            }
-            Ok(ebpf) => self.compare(source, &suite, ebpf),
-            Err(error) => Err(format!("interp refuses: {error}")),
-        };
+        let counts = self.check_programs(source, &mut suite, kernel);
         let reclaimed = self.reclaim();
         let outcome = counts.and_then(|counts| reclaimed.map(|()| counts));
         let mut counts = outcome.map_err(|what| Box::new(Difference { what, listings: listings(&suite) }))?;
-        counts.accepted = suite.programs.len() as u64;
-        counts.refused = (total - suite.programs.len()) as u64;
+        counts.refused = total as u64 - counts.accepted;
         Ok(counts)
     }
 
-    fn compare(&mut self, source: &mut Source<'_>, suite: &Suite, interpreted: Ebpf) -> Result<Counts, String> {
-        let plan = Plan::choose(source, suite);
-        let comparable = suite.programs.iter().all(comparable);
-        let [interp, compiled @ ..] = &mut self.benches;
-        let wanted = play(interp, &interpreted, &plan);
-        drop(interpreted);
-        wanted.check_faultless()?;
-        for bench in compiled {
-            let engine = bench.engine();
-            let ebpf = bench.load(suite).map_err(|error| format!("{engine} refuses: {error}"))?;
-            let found = play(bench, &ebpf, &plan);
-            if comparable {
-                found.check_same(&wanted, engine, &plan)?;
+    /// Takes the programs that are refused out of the suite and compares the others.
+    fn check_programs(
+        &mut self,
+        source: &mut Source<'_>,
+        suite: &mut Suite,
+        mut kernel: Option<&mut Kernel>,
+    ) -> Result<Counts, String> {
+        let options = Options { cpus: CPUS, ..Options::new(&self.helpers) };
+        let mut judged: Vec<_> =
+            suite.programs.drain(..).map(|program| (verify::verify(program.clone(), &options), program)).collect();
+        let accepted = judged.iter().filter(|(verdict, _)| verdict.is_ok()).count() as u64;
+        let beside = match &mut kernel {
+            Some(kernel) => kernel.judge(&mut judged, &options)?,
+            None => None,
+        };
+        let proofs: Vec<Verified> = judged.into_iter().filter_map(|(verdict, _)| verdict.ok()).collect();
+        suite.programs = proofs.iter().map(|proof| proof.program().clone()).collect();
+        if proofs.is_empty() {
+            return Ok(Counts { accepted, ..Counts::default() });
+        }
+        let mut plan = Plan::choose(source, suite);
+        if beside.is_some() {
+            plan = plan.for_kernel();
+        }
+        let comparable = proofs.iter().all(comparable);
+        let wanted = self.compare(&proofs, &plan, comparable)?;
+        if let (Some(kernel), Some(loaded)) = (kernel, beside) {
+            if comparable && !wanted.long && !proofs.iter().any(kernel::reads_upper_bytes) {
+                kernel.compare(&loaded, suite, &plan, &wanted)?;
+            } else {
+                kernel.pass_over(&proofs);
             }
         }
         Ok(Counts {
+            accepted,
             incomparable: u64::from(!comparable),
+            long: u64::from(wanted.long),
             runs: plan.runs(),
             bodies: wanted.bodies(),
             updates: plan.updates(),
@@ -154,9 +197,34 @@ impl Engines {
         })
     }
 
+    /// Plays the plan everywhere. Gives what the interpreter saw.
+    fn compare(&mut self, proofs: &[Verified], plan: &Plan, comparable: bool) -> Result<Trace, String> {
+        let mut wanted: Option<Trace> = None;
+        for (bench, time) in self.benches.iter_mut().zip(&mut self.times) {
+            let engine = bench.engine();
+            let ebpf = bench.load_proven(proofs.to_vec()).map_err(|error| format!("{engine} refuses: {error}"))?;
+            let found = play(bench, &ebpf, plan);
+            *time += found.time;
+            self.done.push(ebpf);
+            match &wanted {
+                None if found.long => return Ok(found),
+                None => {
+                    found.check_faultless()?;
+                    wanted = Some(found);
+                }
+                Some(wanted) if comparable => found.check_same(wanted, engine, plan)?,
+                Some(_) => {}
+            }
+        }
+        wanted.ok_or_else(|| "there are no engines".to_owned())
+    }
+
     /// Every now and then: the code memory is as empty as at the start.
     fn reclaim(&mut self) -> Result<(), String> {
         self.suites += 1;
+        if self.suites.is_multiple_of(SUITES_AT_ONCE) {
+            self.done.clear();
+        }
         if !self.suites.is_multiple_of(SUITES_PER_BARRIER) {
             return Ok(());
         }
@@ -165,7 +233,7 @@ impl Engines {
 }
 
 /// A suite of any shape: several types, one to five programs.
-fn make(generator: &mut Generator<'_>, wrong: Wrong) -> Suite {
+pub(crate) fn make(generator: &mut Generator<'_>, wrong: Wrong) -> Suite {
     let source = generator.source();
     if source.chance(1, 16) {
         let len = source.between(5, 120);
@@ -202,12 +270,28 @@ fn widen_jumps(insns: &mut Insns) {
     }
 }
 
+/// Helpers whose answers follow from what a run is given.
+const REPEATABLE: [u32; 12] = [
+    id::MAP_LOOKUP_ELEM,
+    id::MAP_UPDATE_ELEM,
+    id::MAP_DELETE_ELEM,
+    id::GET_SMP_PROCESSOR_ID,
+    id::SKB_STORE_BYTES,
+    id::L3_CSUM_REPLACE,
+    id::L4_CSUM_REPLACE,
+    id::TAIL_CALL,
+    id::SKB_LOAD_BYTES,
+    id::XDP_ADJUST_HEAD,
+    id::XDP_ADJUST_META,
+    id::XDP_ADJUST_TAIL,
+];
+
 /// Whether nothing that the program can see depends on where it runs, or when.
-fn comparable(program: &Program) -> bool {
-    let clock = |insn| matches!(insn, Insn::Call { helper: id::KTIME_GET_NS | id::GET_PRANDOM_U32 });
-    if program.insns.iter().any(|(_, insn)| clock(insn)) {
-        return false;
-    }
-    let helpers = Table::builtin();
-    verify::verify(program.clone(), &Options::new(&helpers)).is_ok_and(|verified| !verified.facts().shows_addresses)
+fn comparable(proof: &Verified) -> bool {
+    let other = |insn| match insn {
+        Insn::Call { helper } => !REPEATABLE.contains(&helper),
+        Insn::CallKfunc { .. } => true,
+        _ => false,
+    };
+    !proof.facts().shows_addresses && !proof.program().insns.iter().any(|(_, insn)| other(insn))
 }

@@ -36,6 +36,21 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// The same in what a kernel can do: this thread stays on CPU 0, and a test run takes no queue. Socket buffers always get
+    /// a field, because the kernel is always given a context, to give it back.
+    pub(super) fn for_kernel(mut self) -> Plan {
+        for step in &mut self.steps {
+            if let Step::Run { cpu, input, .. } = step {
+                *cpu = 0;
+                input.fields.retain(|(field, _)| *field != "rx_queue_index");
+                if input.prog_type != ProgType::XDP && input.fields.is_empty() {
+                    input.fields.push(("mark", 0));
+                }
+            }
+        }
+        self
+    }
+
     /// Every program runs in every round; between rounds some slots change, at times to one outside the array.
     pub(super) fn choose(source: &mut Source<'_>, suite: &Suite) -> Plan {
         let slots = suite.maps.iter().find(|map| map.map_type == MapType::PROG_ARRAY).map(|map| map.max_entries);

@@ -28,7 +28,7 @@ fn every_part_of_what_is_seen_counts() {
     for (at, seen) in trace.steps.iter().enumerate() {
         let mut wrong = Vec::new();
         match seen {
-            Seen::Ran { result, packet, record, buffer, maps } => {
+            Seen::Ran { result, packet, fields: _, record, buffer, maps } => {
                 let ran = |change: &dyn Fn(&mut Seen)| {
                     let mut seen = seen.clone();
                     change(&mut seen);

@@ -1,6 +1,7 @@
 //! What an engine leaves behind at every step, and where two differ.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use livebpf::runtime::{Engine, Missed};
 
@@ -23,6 +24,8 @@ pub(super) enum Seen {
         /// R0, or why the run failed.
         result: Result<u32, String>,
         packet: Vec<u8>,
+        /// Context fields that a kernel gives back as well.
+        fields: Vec<(&'static str, u64)>,
         /// The context's record, addresses relative to the buffer.
         record: Vec<u8>,
         /// The packet's buffer with head and tail room.
@@ -34,9 +37,13 @@ pub(super) enum Seen {
 }
 
 /// All steps of a plan.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trace {
     pub steps: Vec<Seen>,
+    /// How long the runs took.
+    pub time: Duration,
+    /// A run took too long, and was the last step.
+    pub long: bool,
 }
 
 impl Trace {
@@ -52,7 +59,7 @@ impl Trace {
 
     /// The same as the interpreter's.
     pub(super) fn check_same(&self, wanted: &Trace, engine: Engine, plan: &Plan) -> Result<(), String> {
-        if self == wanted {
+        if self.steps == wanted.steps {
             return Ok(());
         }
         let place = self.steps.iter().zip(&wanted.steps).position(|(found, wanted)| found != wanted);
@@ -65,7 +72,7 @@ impl Trace {
     }
 
     /// The maps after the last run.
-    fn maps(&self) -> &[MapState] {
+    pub(super) fn maps(&self) -> &[MapState] {
         let last = self.steps.iter().rev().find_map(|seen| match seen {
             Seen::Ran { maps, .. } => Some(maps.as_slice()),
             Seen::Updated(_) => None,
@@ -90,8 +97,8 @@ impl Trace {
 
 fn difference(found: &Seen, wanted: &Seen) -> String {
     let (
-        Seen::Ran { result, packet, record, buffer, maps },
-        Seen::Ran { result: r, packet: p, record: c, buffer: b, maps: m },
+        Seen::Ran { result, packet, fields, record, buffer, maps },
+        Seen::Ran { result: r, packet: p, fields: f, record: c, buffer: b, maps: m },
     ) = (found, wanted)
     else {
         return format!("{found:?}, interp {wanted:?}");
@@ -99,6 +106,7 @@ fn difference(found: &Seen, wanted: &Seen) -> String {
     let parts = [
         part("R0", result, r),
         part("packet", packet, p),
+        part("context", fields, f),
         part("context record", record, c),
         (buffer != b).then(|| "bytes around the packet".to_owned()),
         maps.iter().zip(m).find_map(|(found, wanted)| part("map", found, wanted)),
