@@ -459,7 +459,7 @@ fn access(insn: Insn, place: Place, at: u32) -> Option<Probe> {
         Insn::Store { size, .. } | Insn::Load { size, .. } | Insn::LoadSx { size, .. } => (size.bytes(), false, None),
         _ => return None,
     };
-    let aligned = at % bytes == 0;
+    let aligned = at.is_multiple_of(bytes);
     let cmpxchg = matches!(insn, Insn::Atomic { op: AtomicOp::Cmpxchg, .. });
     let refused = at + bytes > AREA
         || (ordered || place == Place::Stack) && !aligned

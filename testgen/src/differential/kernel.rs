@@ -107,6 +107,8 @@ pub struct Loaded {
     programs: BTreeMap<String, kernel_bpf::Program>,
 }
 
+/// Context fields by name.
+type Fields = Vec<(&'static str, u64)>;
 /// Ours of one program, and the program.
 type Judged = (Result<Verified, Box<Rejection>>, Program);
 
@@ -320,10 +322,7 @@ fn compare_maps<'d>(
 }
 
 /// One run, and the context's fields afterwards where it was given one.
-fn run(
-    program: &kernel_bpf::Program,
-    input: &Input,
-) -> Result<(kernel_bpf::TestRun, Vec<(&'static str, u64)>), String> {
+fn run(program: &kernel_bpf::Program, input: &Input) -> Result<(kernel_bpf::TestRun, Fields), String> {
     let value =
         |field: &str| input.fields.iter().find(|(name, _)| *name == field).map_or(0, |(_, value)| *value as u32);
     let mut ctx = Vec::new();
@@ -349,6 +348,6 @@ fn run(
 
 /// What the kernel said last.
 fn last_line(log: &str) -> String {
-    let said = log.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("processed "));
-    said.last().unwrap_or_default().to_owned()
+    let mut said = log.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+    said.next().unwrap_or_default().to_owned()
 }
