@@ -10,6 +10,7 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("livebpf generates x86-64 code and needs Linux");
 
+pub mod cbpf;
 pub mod context;
 pub mod helper;
 pub mod insn;

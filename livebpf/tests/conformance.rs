@@ -8,7 +8,7 @@
 mod tables;
 mod verdicts;
 
-use tables::{refused, suite};
+use tables::{jit_table, refused, suite, tail_calls};
 
 #[test]
 fn the_public_suite() {
@@ -20,4 +20,25 @@ fn the_public_suite() {
 #[test]
 fn encodings_that_mean_nothing() {
     refused::results().check();
+}
+
+#[test]
+fn the_kernels_jit_tests() {
+    if let Some(results) = jit_table::internal() {
+        results.check();
+    }
+}
+
+#[test]
+fn the_kernels_jit_tests_of_classic_filters() {
+    if let Some(results) = jit_table::classic() {
+        results.check();
+    }
+}
+
+#[test]
+fn the_kernels_tail_call_tests() {
+    if let Some(results) = tail_calls::results() {
+        results.check();
+    }
 }

@@ -37,6 +37,9 @@ pub const SKB_MAX_PACKET: usize = 65_535;
 pub const XDP_MAX_META: usize = HEADROOM - XDP_HEAD_RESERVE;
 /// Index of the interface that packets seem to come from: loopback.
 const IFINDEX: u64 = 1;
+/// Hardware types of interfaces.
+const ARPHRD_ETHER: u64 = 1;
+const ARPHRD_LOOPBACK: u64 = 772;
 
 /// Why a context cannot be made or changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -68,6 +71,8 @@ pub(super) enum Kind {
     SkbL2,
     /// `data` is at the network header.
     SkbL3,
+    /// The same as `SkbL2` for a socket filter; the caller is the driver, and says everything about the packet.
+    Frame,
     /// A packet from its Ethernet header on, and flow keys.
     Flow,
     /// The record's UAPI part is the caller's memory; perhaps there are bytes that it points to.
@@ -108,6 +113,26 @@ pub struct Context {
 /// Fields of `struct __sk_buff` that the caller of a test run may give.
 const SKB_SETTABLE: [&str; 10] =
     ["mark", "priority", "ingress_ifindex", "ifindex", "cb", "tstamp", "wire_len", "gso_segs", "gso_size", "hwtstamp"];
+/// The same where the caller is the driver: the number of `struct __sk_buff` that socket filters read, and `hatype`.
+const FRAME_SETTABLE: [&str; 17] = [
+    "pkt_type",
+    "mark",
+    "queue_mapping",
+    "protocol",
+    "vlan_present",
+    "vlan_tci",
+    "vlan_proto",
+    "priority",
+    "ingress_ifindex",
+    "ifindex",
+    "tc_index",
+    "cb",
+    "hash",
+    "napi_id",
+    "gso_segs",
+    "gso_size",
+    "hatype",
+];
 /// The same for `struct xdp_md`; `data` is the number of metadata bytes that the packet begins with.
 const XDP_SETTABLE: [&str; 3] = ["data", "ingress_ifindex", "rx_queue_index"];
 
@@ -123,6 +148,13 @@ impl Context {
             Ok(kind @ (Kind::SkbL2 | Kind::SkbL3)) => Context::new(kind, prog_type, packet),
             _ => Err(ContextError::NoPacket(prog_type)),
         }
+    }
+
+    /// For socket filters on a packet socket: `data` is at the Ethernet header, as filters that tcpdump compiles want it, and the
+    /// packet may be shorter than one. Every number of the context that says something about the packet can be
+    /// [set](Context::set), and `hatype`, the interface's hardware type (`ARPHRD_ETHER`, 1, at first).
+    pub fn packet_socket(packet: &[u8]) -> Result<Context, ContextError> {
+        Context::new(Kind::Frame, ProgType::SOCKET_FILTER, packet)
     }
 
     /// For syscall programs, whose context is memory that the caller supplies.
@@ -145,7 +177,7 @@ impl Context {
     fn new(kind: Kind, prog_type: ProgType, input: &[u8]) -> Result<Context, ContextError> {
         let size = match kind {
             Kind::Raw => 0,
-            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 | Kind::Flow => XDP_FRAME as u64,
+            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 | Kind::Frame | Kind::Flow => XDP_FRAME as u64,
         };
         let desc = describe(prog_type).map_or(&NO_CONTEXT, |d| d.context);
         let record = Bytes::zeroed(record::SIZE.max(record::UAPI + desc.size).into())?;
@@ -160,7 +192,7 @@ impl Context {
     pub fn reset(&mut self, packet: &[u8]) -> Result<(), ContextError> {
         match self.kind {
             Kind::Xdp => self.reset_xdp(packet),
-            Kind::SkbL2 | Kind::SkbL3 => self.reset_skb(packet),
+            Kind::SkbL2 | Kind::SkbL3 | Kind::Frame => self.reset_skb(packet),
             Kind::Flow => self.reset_flow(packet),
             Kind::Raw => self.reset_raw(packet),
         }
@@ -180,9 +212,17 @@ impl Context {
     }
 
     fn reset_skb(&mut self, packet: &[u8]) -> Result<(), ContextError> {
-        check_length(packet, SKB_MAX_PACKET, "a socket buffer")?;
+        let framed = self.kind == Kind::Frame;
+        match packet.len() {
+            found if framed && found > SKB_MAX_PACKET => {
+                return Err(ContextError::TooLong { found, wanted: SKB_MAX_PACKET, what: "a socket buffer" });
+            }
+            _ if framed => {}
+            _ => check_length(packet, SKB_MAX_PACKET, "a socket buffer")?,
+        }
         let protocol = protocol(packet);
         let header = match protocol {
+            _ if framed => None,
             0x0800 => Some((20, "an IPv4 header")),
             0x86dd => Some((40, "an IPv6 header")),
             _ => None,
@@ -196,10 +236,10 @@ impl Context {
             fields.clear();
         }
         let mac = self.buffer.addr() + HEADROOM as u64;
-        let network = mac + ETH_HLEN as u64;
+        let network = mac + ETH_HLEN.min(packet.len()) as u64;
         let pulled = match self.kind {
             Kind::SkbL3 => ETH_HLEN as u64,
-            Kind::SkbL2 | Kind::Xdp | Kind::Flow | Kind::Raw => 0,
+            Kind::SkbL2 | Kind::Frame | Kind::Xdp | Kind::Flow | Kind::Raw => 0,
         };
         self.put(record::DATA, mac + pulled);
         self.put(record::DATA_META, mac + pulled);
@@ -211,8 +251,13 @@ impl Context {
         self.put_uapi(sk_buff::PKT_TYPE, Size::W, pkt_type(packet));
         self.put_uapi(sk_buff::PROTOCOL, Size::W, u64::from(protocol.swap_bytes()));
         self.put_uapi(sk_buff::IFINDEX, Size::W, IFINDEX);
+        self.put_hatype(if framed { ARPHRD_ETHER } else { ARPHRD_LOOPBACK });
         self.put_socket(protocol, packet.get(ETH_HLEN..).unwrap_or_default());
         Ok(())
+    }
+
+    fn put_hatype(&mut self, value: u64) {
+        let _ = self.record.slice().store(record::HATYPE as usize, Size::W, value);
     }
 
     /// The socket that a test run invents: its family and addresses are the packet's.
@@ -267,7 +312,7 @@ impl Context {
     /// For XDP, `data` is how many bytes at the packet's start are metadata (a multiple of 4, at most
     /// [`XDP_MAX_META`]). `cb` is an array: `cb[0]` to `cb[4]`. As in the kernel, `wire_len` becomes the packet's length
     /// when any field is given and it is not. Where the type takes no packet, every number can be given; bytes without
-    /// structure are an array of 64-bit words (`args[2]`).
+    /// structure are an array of 64-bit words (`args[2]`). [`Context::packet_socket`] says what it takes.
     pub fn set(&mut self, field: &str, value: u64) -> Result<(), ContextError> {
         if matches!(self.kind, Kind::Raw | Kind::Flow) {
             return self.set_supplied(field, value);
@@ -276,6 +321,7 @@ impl Context {
         let settable: &[&str] = match self.kind {
             Kind::Xdp => &XDP_SETTABLE,
             Kind::SkbL2 | Kind::SkbL3 => &SKB_SETTABLE,
+            Kind::Frame => &FRAME_SETTABLE,
             Kind::Flow | Kind::Raw => &[],
         };
         if !settable.contains(&name) || (name == "cb") != index.is_some() || index.is_some_and(|i| i > 4) {
@@ -298,13 +344,14 @@ impl Context {
             _ if value > u64::from(u32::MAX) && !matches!(name, "tstamp" | "hwtstamp") => return bad("32 bits"),
             _ => {}
         }
-        if self.kind != Kind::Xdp && self.get("wire_len") == Some(0) {
+        if matches!(self.kind, Kind::SkbL2 | Kind::SkbL3) && self.get("wire_len") == Some(0) {
             let len = self.get("len").unwrap_or_default();
             self.put_field("wire_len", len);
         }
         match index {
             Some(i) => self.put_uapi(sk_buff::CB + 4 * i, Size::W, value),
-            None if name == "ifindex" => self.put_field(name, value.max(IFINDEX)),
+            None if name == "hatype" => self.put_hatype(value),
+            None if name == "ifindex" && self.kind != Kind::Frame => self.put_field(name, value.max(IFINDEX)),
             None => self.put_field(name, value),
         }
         Ok(())
@@ -337,7 +384,7 @@ impl Context {
         if matches!(self.kind, Kind::Raw | Kind::Flow) {
             return self.get_supplied(field);
         }
-        if let (Kind::SkbL2 | Kind::SkbL3, "cb", Some(i @ 0..=4)) = (self.kind, name, index) {
+        if let (Kind::SkbL2 | Kind::SkbL3 | Kind::Frame, "cb", Some(i @ 0..=4)) = (self.kind, name, index) {
             return self.record.slice().load((record::UAPI + sk_buff::CB + 4 * i) as usize, Size::W);
         }
         let found = every_field(self.kind, field)?;
@@ -371,7 +418,7 @@ impl Context {
         let body = match self.kind {
             Kind::Raw => return self.supplied_into(out),
             Kind::Flow => return self.keys_into(out),
-            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 => self.packet_slice(),
+            Kind::Xdp | Kind::SkbL2 | Kind::SkbL3 | Kind::Frame => self.packet_slice(),
         };
         if let Some(body) = body {
             let at = out.len();
@@ -477,7 +524,7 @@ static NO_CONTEXT: ContextDesc = ContextDesc { name: "no context", size: 0, fiel
 fn every_field(kind: Kind, name: &str) -> Option<&'static super::Field> {
     let types: &[ProgType] = match kind {
         Kind::Xdp => &[ProgType::XDP],
-        Kind::SkbL2 | Kind::SkbL3 => &[ProgType::SCHED_CLS, ProgType::CGROUP_SKB],
+        Kind::SkbL2 | Kind::SkbL3 | Kind::Frame => &[ProgType::SCHED_CLS, ProgType::CGROUP_SKB],
         Kind::Flow | Kind::Raw => &[],
     };
     // These look the same to all attach types.

@@ -56,7 +56,7 @@ redirect_map perf_event_output csum_diff fib_lookup check_mtu tcp_check_syncooki
 ktime_get_coarse_ns",
 ));
 pub(super) const SOCKET_FILTER: HelperSet = BASE.and(CASTS).and(HelperSet::named(
-    "skb_load_bytes skb_load_bytes_relative get_socket_cookie get_socket_uid get_netns_cookie perf_event_output \
+    "classic_nlattr classic_nlattr_nest classic_pay_offset classic_hatype skb_load_bytes skb_load_bytes_relative get_socket_cookie get_socket_uid get_netns_cookie perf_event_output \
 ktime_get_coarse_ns",
 ));
 pub(super) const SCHED: HelperSet =

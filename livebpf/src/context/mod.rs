@@ -110,7 +110,7 @@ pub struct RecordAccess {
 
 pub mod record {
     //! Layout of the record that R1 points to at run time, in bytes. It is 8-aligned, and at least `SIZE` bytes long:
-    //! `UAPI` and the UAPI struct.
+    //! `UAPI`, the UAPI struct, and what else belongs to a packet.
 
     /// u64: address of the packet's first byte.
     pub const DATA: u32 = 0;
@@ -130,8 +130,10 @@ pub mod record {
     pub const NETWORK: u32 = 56;
     /// The UAPI struct at its own offsets from here: numbers verbatim, addresses other than the packet's as 64-bit words.
     pub const UAPI: u32 = 64;
+    /// u32: hardware type of the interface (`ARPHRD_*`), which is in no UAPI struct and which classic filters read.
+    pub const HATYPE: u32 = UAPI + 192;
     /// Bytes of the record of a packet, and the least of any.
-    pub const SIZE: u32 = UAPI + 192;
+    pub const SIZE: u32 = UAPI + 200;
 }
 
 /// What the legacy packet loads (`LD_ABS`, `LD_IND`) read at `off`, converted from network to host byte order; `None`

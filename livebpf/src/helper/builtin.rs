@@ -36,7 +36,7 @@ fn gpl(proto: Proto) -> Proto {
 }
 
 pub(super) fn protos() -> Vec<Proto> {
-    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output(), callbacks(), dynptrs()].concat()
+    [maps(), plain(), memory(), text(), skb(), skb_shape(), xdp(), output(), callbacks(), dynptrs(), classic()].concat()
 }
 
 fn maps() -> Vec<Proto> {
@@ -105,6 +105,13 @@ fn text() -> Vec<Proto> {
         number(id::STRTOUL, &[Mem, Size, Anything, Out(8)]),
         number(id::STRNCMP, &[Mem, Size, ConstStr]),
     ]
+}
+
+/// What classic filters read and no eBPF instruction does. The first number is the filter's A, the second its X.
+fn classic() -> Vec<Proto> {
+    use Arg::*;
+    let all = [id::CLASSIC_NLATTR, id::CLASSIC_NLATTR_NEST, id::CLASSIC_PAY_OFFSET, id::CLASSIC_HATYPE];
+    all.map(|id| number(id, &[Ctx, Anything, Anything])).to_vec()
 }
 
 /// Socket buffers: their bytes and fields.

@@ -1,5 +1,8 @@
 //! Numbers and names of the kernel's helpers, as in `enum bpf_func_id` (uapi/linux/bpf.h, Linux 6.18): also of those that
 //! livebpf does not provide, so that a rejection can name them.
+//!
+//! The last four are ours: what the kernel calls without a number when it translates classic filters. It gives out no
+//! numbers any more.
 
 macro_rules! helpers {
     ($($constant:ident = $number:literal, $name:literal;)*) => {
@@ -227,4 +230,8 @@ helpers! {
     USER_RINGBUF_DRAIN = 209, "user_ringbuf_drain";
     CGRP_STORAGE_GET = 210, "cgrp_storage_get";
     CGRP_STORAGE_DELETE = 211, "cgrp_storage_delete";
+    CLASSIC_NLATTR = 252, "classic_nlattr";
+    CLASSIC_NLATTR_NEST = 253, "classic_nlattr_nest";
+    CLASSIC_PAY_OFFSET = 254, "classic_pay_offset";
+    CLASSIC_HATYPE = 255, "classic_hatype";
 }

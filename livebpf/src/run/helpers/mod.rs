@@ -13,7 +13,11 @@
 
 mod callback;
 mod checksum;
+<<<<<<< HEAD
 mod dynptr;
+=======
+mod classic;
+>>>>>>> 5317878 (Classic filters become verified socket filters; the kernel's JIT and tail-call tests in every engine; long programs)
 mod iterator;
 mod lock;
 mod map;
@@ -153,6 +157,10 @@ pub fn native(id: u32) -> Option<NativeHelper> {
         id::RINGBUF_SUBMIT => native!(ringbuf::submit),
         id::RINGBUF_DISCARD => native!(ringbuf::discard),
         id::RINGBUF_QUERY => native!(ringbuf::query),
+        id::CLASSIC_NLATTR => native!(classic::nlattr),
+        id::CLASSIC_NLATTR_NEST => native!(classic::nlattr_nest),
+        id::CLASSIC_PAY_OFFSET => native!(classic::pay_offset),
+        id::CLASSIC_HATYPE => native!(classic::hatype),
         id::SPIN_LOCK => native!(lock::spin_lock),
         id::SPIN_UNLOCK => native!(lock::spin_unlock),
         id::FOR_EACH_MAP_ELEM => native!(callback::for_each_map_elem),
