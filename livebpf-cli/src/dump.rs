@@ -21,14 +21,14 @@ struct Options {
 }
 
 /// Carries out the words behind `prog dump`.
-pub fn execute(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
+pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
     const FORMS: &str = "`xlated` or `jited`";
     let jited = match words.take(FORMS)? {
         "xlated" => false,
         "jited" => true,
         other => return Err(CliError::usage(format!("found {other:?} where {FORMS} is wanted"))),
     };
-    let program = session.take_program(words)?;
+    let program = session.take_program_or_filter(words)?;
     let mut options = Options::default();
     while let Some(word) = words.peek() {
         match word {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use livebpf::object::{Object, ProgType};
 use livebpf::observe;
-use livebpf::runtime::{LoadOptions, MapHandle, Program};
+use livebpf::runtime::{Ebpf, LoadOptions, MapHandle, Program};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -17,6 +17,7 @@ use crate::{dump, run, verify};
 /// What follows clap's own help.
 pub const HELP: &str = "\
   prog load OBJ [type TYPE] [prog NAME]... [map name NAME MAP]... [slots NAME]...     the first program of the object
+  prog load cbpf FILE [name NAME]                                                     a classic filter, as a socket filter
   prog loadall OBJ [type TYPE] [prog NAME]... [map name NAME MAP]... [slots NAME]...  all of them
   prog show [PROG]
   prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N]
@@ -24,16 +25,20 @@ pub const HELP: &str = "\
   prog dump jited PROG [opcodes] [linum]
   prog verify OBJ [NAME]... [--log] [--untrusted] [--type TYPE]
 
-  PROG := id N | name NAME        MAP := id N | name NAME        FILE: `-` is standard input or output
+  PROG := id N | name NAME, with run and dump also: cbpf FILE        MAP := id N | name NAME        FILE: `-` is standard input or output
 
   livebpf prog loadall chain.o
   livebpf -o chain.o prog run name parse data_in packet.bin repeat 1000
   livebpf -o chain.o prog dump jited name parse opcodes
+  tcpdump -ddd udp port 53 > dns.txt && livebpf prog run cbpf dns.txt data_in packet.bin
   livebpf prog verify chain.o                 is each program safe, and if not, what to change
   livebpf prog verify chain.o parse --log     every step, in the notation of the kernel's log
 
 `load` and `loadall` verify and compile; nothing stays behind when the command ends. An object's programs are run with -o or
 in a batch. With `slots` the tail calls through that program array read its slots and are never patched. `run` gives retval (the verdict), duration (nanoseconds per run, average) and the packet after the last run.
+
+A classic filter is what `tcpdump -ddd` writes. It is translated, verified and run as a socket filter on a packet socket: the packet
+begins with its Ethernet header, and the verdict is how many bytes of it to keep, 0 for none.
 
 `verify` checks each program on its own and loads nothing. Of a rejected one it tells the rule, the source line and instruction, the
 registers that matter and what made them, the branches that lead there, and what would help; of an accepted one the instructions
@@ -131,8 +136,23 @@ pub fn program_type(word: &str) -> Result<ProgType, CliError> {
 
 fn load(session: &mut Session, words: &mut Words<'_>, all: bool) -> Result<Answer, CliError> {
     let path = words.take("an object file")?;
+    if path == "cbpf" && !all && (words.peek().is_some() || !Path::new(path).exists()) {
+        return load_classic(session, words);
+    }
     let selection = Selection::take(session, words)?;
     let loaded = session.load(Path::new(path), |object| selection.options(object, all))?;
+    Ok(loaded_answer(loaded))
+}
+
+fn load_classic(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
+    let path = words.take("a file that tcpdump -ddd wrote")?;
+    let name = if words.accept("name") { Some(words.take("a name for the program")?) } else { None };
+    words.end()?;
+    Ok(loaded_answer(session.load_classic(path, name)?))
+}
+
+/// What was loaded, with the numbers it goes by.
+fn loaded_answer(loaded: &Ebpf) -> Answer {
     let programs: Vec<Program> = loaded.programs().cloned().collect();
     let maps: Vec<MapHandle> = loaded.maps().cloned().collect();
     let named = |id: u32, name: &str| json!({ "id": id, "name": name });
@@ -147,7 +167,7 @@ fn load(session: &mut Session, words: &mut Words<'_>, all: bool) -> Result<Answe
         "programs": programs.iter().map(|p| named(p.id(), p.name())).collect::<Value>(),
         "maps": maps.iter().map(|m| named(m.id(), m.name())).collect::<Value>(),
     });
-    Ok(Answer::new(json, text))
+    Answer::new(json, text)
 }
 
 fn show(session: &Session, words: &mut Words<'_>) -> Result<Answer, CliError> {

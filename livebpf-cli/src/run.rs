@@ -1,6 +1,7 @@
 //! `prog run`: one program on one packet, as often as wanted.
 
 use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use livebpf::context::{Context, ContextError, FieldKind, describe};
@@ -55,7 +56,7 @@ impl<'a> Request<'a> {
 
 /// Carries out the words behind `prog run`.
 pub fn execute(session: &mut Session, words: &mut Words<'_>) -> Result<Answer, CliError> {
-    let program = session.take_program(words)?;
+    let program = session.take_program_or_filter(words)?;
     let request = Request::take(words)?;
     let mut ctx = context(&program, &request)?;
     let (retval, took) = repeat(session, &program, &mut ctx, request.repeat)?;
@@ -81,7 +82,11 @@ fn context(program: &Program, request: &Request<'_>) -> Result<Context, CliError
         return Ok(ctx);
     }
     let path = request.data_in.ok_or_else(|| CliError::usage("the command ends where `data_in FILE` is wanted"))?;
-    let mut ctx = Context::for_type(kind, &read(path)?).map_err(|e| located(path, e))?;
+    let packet = read(path)?;
+    // Classic filters are made for packet sockets, and count from the Ethernet header.
+    let classic = program.linked().section == "cbpf";
+    let ctx = if classic { Context::packet_socket(&packet) } else { Context::for_type(kind, &packet) };
+    let mut ctx = ctx.map_err(|e| located(path, e))?;
     match request.ctx_in {
         Some(path) if kind == ProgType::FLOW_DISSECTOR => set_flow_flags(&mut ctx, path, &read(path)?)?,
         Some(path) => set_fields(program, &mut ctx, path, &read(path)?)?,
@@ -207,9 +212,13 @@ fn verdict(prog_type: ProgType, retval: u32) -> Option<&'static str> {
 }
 
 /// A file's bytes; `-` is standard input.
-fn read(path: &str) -> Result<Vec<u8>, CliError> {
+pub fn read(path: &str) -> Result<Vec<u8>, CliError> {
     if path != "-" {
         return std::fs::read(path).map_err(|e| CliError::io(path, &e));
+    }
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(CliError::usage("only one file can be standard input, which was read to its end"));
     }
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| CliError::io("standard input", &e))?;

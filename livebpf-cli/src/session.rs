@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use livebpf::cbpf::{CbpfError, Filter};
 use livebpf::object::Object;
 use livebpf::runtime::{Ebpf, Engine, LoadOptions, MapHandle, Program, Runtime, TraceLog, Worker};
 
@@ -78,6 +79,22 @@ impl Session {
         Ok(self.loaded.last().expect("just pushed"))
     }
 
+    /// Loads a classic filter as `tcpdump -ddd` writes it, `-` from standard input, as a socket filter called `name`.
+    pub fn load_classic(&mut self, path: &str, name: Option<&str>) -> Result<&Ebpf, CliError> {
+        let located = |message: String| CliError::refused(format!("{path}: {message}"));
+        let bytes = crate::run::read(path)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            located(format!("byte {at} is no text, wanted the decimal numbers of tcpdump -ddd"))
+        })?;
+        let filter = Filter::parse(&text).map_err(|e| located(format!("{e}{}", form(&e))))?;
+        let stem = Path::new(path).file_stem().and_then(|stem| stem.to_str()).filter(|stem| *stem != "-");
+        let program = filter.translate(name.or(stem).unwrap_or("cbpf"));
+        let ebpf = self.runtime.load_linked(vec![program]).map_err(|e| located(e.to_string()))?;
+        self.loaded.push(ebpf);
+        Ok(self.loaded.last().expect("just pushed"))
+    }
+
     /// The worker that runs this session's programs.
     pub fn worker(&mut self) -> Result<&mut Worker, CliError> {
         if self.worker.is_none() {
@@ -113,6 +130,16 @@ impl Session {
         select(words, "program", all).map(|found| found.into_iter().cloned().collect())
     }
 
+    /// As [`take_program`](Self::take_program); or takes `cbpf FILE`, and loads that.
+    pub fn take_program_or_filter(&mut self, words: &mut Words<'_>) -> Result<Program, CliError> {
+        if words.accept("cbpf") {
+            let path = words.take("a file that tcpdump -ddd wrote")?;
+            let loaded = self.load_classic(path, None)?;
+            return Ok(loaded.programs().next().expect("one was loaded").clone());
+        }
+        self.take_program(words)
+    }
+
     /// Takes `id N` or `name N`; answers the one program that fits.
     pub fn take_program(&self, words: &mut Words<'_>) -> Result<Program, CliError> {
         only(self.take_programs(words)?, "program", |p| (p.id(), p.name()))
@@ -132,6 +159,14 @@ impl Session {
     /// The program numbered `id`.
     pub fn program(&self, id: u32) -> Option<&Program> {
         self.programs().find(|p| p.id() == id)
+    }
+}
+
+/// What to do about a file that is no filter, where it looks like something else.
+fn form(error: &CbpfError) -> &'static str {
+    match error {
+        CbpfError::Line { .. } => ": make the file with tcpdump -ddd, three times d",
+        _ => "",
     }
 }
 

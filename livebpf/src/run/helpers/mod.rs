@@ -13,11 +13,8 @@
 
 mod callback;
 mod checksum;
-<<<<<<< HEAD
-mod dynptr;
-=======
 mod classic;
->>>>>>> 5317878 (Classic filters become verified socket filters; the kernel's JIT and tail-call tests in every engine; long programs)
+mod dynptr;
 mod iterator;
 mod lock;
 mod map;
