@@ -8,7 +8,7 @@
 mod tables;
 mod verdicts;
 
-use tables::{jit_table, refused, suite, tail_calls};
+use tables::{jit_table, page, refused, suite, tail_calls, test_run};
 
 #[test]
 fn the_public_suite() {
@@ -41,4 +41,23 @@ fn the_kernels_tail_call_tests() {
     if let Some(results) = tail_calls::results() {
         results.check();
     }
+}
+
+#[test]
+fn selftests_on_packets() {
+    if let Some(results) = test_run::results() {
+        results.check();
+    }
+}
+
+#[test]
+fn the_page_is_current() {
+    let tables =
+        [suite::results(), jit_table::internal(), jit_table::classic(), tail_calls::results(), test_run::results()];
+    let Some(tables) = tables.into_iter().collect::<Option<Vec<_>>>() else {
+        println!("skipped: docs/conformance.md is compared where all tables are");
+        return;
+    };
+    let (first, rest) = tables.split_first().expect("tables");
+    page::check(&[&[*first, refused::results()], rest].concat());
 }
