@@ -52,8 +52,8 @@ impl Results {
                 let (send, results) = channel();
                 scope.spawn(move || {
                     let mut run = open(engine);
-                    for i in 0..names.len() {
-                        let result = match skips(suite, &names[i]) {
+                    for (i, name) in names.iter().enumerate() {
+                        let result = match skips(suite, name) {
                             true => Ok(Err("not compared".to_owned())),
                             false => catch_unwind(AssertUnwindSafe(|| run(i))),
                         };
