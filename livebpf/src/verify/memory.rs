@@ -322,11 +322,14 @@ impl Verifier<'_> {
         Some(u64::from_le_bytes(word))
     }
 
-    /// What authors who are not trusted may not do to spilled addresses by writing to the stack.
-    fn keep_spilled(&self, state: &State, span: Span) -> Step<()> {
+    /// What authors who are not trusted may not do to spilled addresses by writing to the stack. Where others do, what is left
+    /// of an address can be read as a number.
+    fn keep_spilled(&mut self, state: &State, span: Span) -> Step<()> {
+        let kept = stack::keep_whole(state.frame(span.frame), span);
+        self.notes.shows_addresses |= kept.is_err();
         match self.options.trust {
             Trust::Trusted => Ok(()),
-            Trust::Untrusted => stack::keep_whole(state.frame(span.frame), span),
+            Trust::Untrusted => kept,
         }
     }
 

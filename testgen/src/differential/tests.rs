@@ -158,3 +158,19 @@ fn every_patchable_field_is_aligned() {
     }
     assert!(sites > 500, "{sites}");
 }
+
+#[test]
+fn what_is_left_of_an_address_is_not_compared() {
+    let helpers = Table::builtin();
+    let verified = |source: &str| {
+        let insns = livebpf::insn::text::assemble(source).unwrap();
+        let program = livebpf::link::Program::bare("p", ProgramKind::new(ProgType::XDP), insns);
+        verify::verify(program, &Options::new(&helpers)).unwrap()
+    };
+    let spill = "r0 = r10\n*(u64 *)(r10 - 8) = r0\n";
+    for overwritten in ["*(u32 *)(r10 - 4) = 32\n", "*(u8 *)(r10 - 8) = 1\n"] {
+        let proof = verified(&format!("{spill}{overwritten}r0 = *(u16 *)(r10 - 8)\nexit"));
+        assert!(!comparable(&proof), "{overwritten}");
+    }
+    assert!(comparable(&verified(&format!("{spill}*(u64 *)(r10 - 8) = 7\nr0 = *(u16 *)(r10 - 8)\nexit"))));
+}
