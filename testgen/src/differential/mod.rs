@@ -177,7 +177,7 @@ impl Engines {
             plan = plan.for_kernel();
         }
         let comparable = proofs.iter().all(comparable);
-        let wanted = self.compare(&proofs, &plan, comparable)?;
+        let Some(wanted) = self.compare(&proofs, &plan, comparable)? else { return Ok(Counts::default()) };
         if let (Some(kernel), Some(loaded)) = (kernel, beside) {
             if comparable && !wanted.long && !proofs.iter().any(kernel::reads_upper_bytes) {
                 kernel.compare(&loaded, suite, &plan, &wanted)?;
@@ -197,17 +197,27 @@ impl Engines {
         })
     }
 
-    /// Plays the plan everywhere. Gives what the interpreter saw.
-    fn compare(&mut self, proofs: &[Verified], plan: &Plan, comparable: bool) -> Result<Trace, String> {
+    /// Plays the plan everywhere. Gives what the interpreter saw; `None` where all refuse the maps: those of a damaged object.
+    fn compare(&mut self, proofs: &[Verified], plan: &Plan, comparable: bool) -> Result<Option<Trace>, String> {
+        let mut refused = 0;
         let mut wanted: Option<Trace> = None;
         for (bench, time) in self.benches.iter_mut().zip(&mut self.times) {
             let engine = bench.engine();
-            let ebpf = bench.load_proven(proofs.to_vec()).map_err(|error| format!("{engine} refuses: {error}"))?;
+            let ebpf = match bench.load_proven(proofs.to_vec()) {
+                Err(Error::Map { .. } | Error::Options(_)) if wanted.is_none() => {
+                    refused += 1;
+                    continue;
+                }
+                loaded => loaded.map_err(|error| format!("{engine} refuses: {error}"))?,
+            };
+            if refused > 0 {
+                return Err(format!("{engine} takes maps that others refuse"));
+            }
             let found = play(bench, &ebpf, plan);
             *time += found.time;
             self.done.push(ebpf);
             match &wanted {
-                None if found.long => return Ok(found),
+                None if found.long => return Ok(Some(found)),
                 None => {
                     found.check_faultless()?;
                     wanted = Some(found);
@@ -216,7 +226,7 @@ impl Engines {
                 Some(_) => {}
             }
         }
-        wanted.ok_or_else(|| "there are no engines".to_owned())
+        Ok(wanted)
     }
 
     /// Every now and then: the code memory is as empty as at the start.
