@@ -20,7 +20,7 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   livebpf bench update_replace_100
   livebpf bench update stall -j
   livebpf bench --quick --against none
-  livebpf bench --object prog.o                         loads of its programs, and instructions that verification processed
+  livebpf bench --object prog.o      rows load_OBJECT/PROGRAM and processed_OBJECT/PROGRAM: loads of its programs, instructions verified
 
 Contestants take turns in one run, and only its ratios count. The kernel needs root; without it its column says why it is empty.";
 
@@ -33,9 +33,6 @@ pub struct BenchArgs {
     /// Who to measure besides livebpf: kernel, or none.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kernel")]
     pub against: Vec<String>,
-    /// Measure the loads of this object's programs: rows load_OBJECT/PROGRAM and processed_OBJECT/PROGRAM.
-    #[arg(long = "object", value_name = "FILE")]
-    pub objects: Vec<PathBuf>,
     /// At most so many rounds of each contestant.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rounds: Option<u32>,
@@ -44,9 +41,9 @@ pub struct BenchArgs {
     pub quick: bool,
 }
 
-/// Measures and prints; answers the exit status: 1 when livebpf itself could not be measured in every row.
-pub fn run(engine: Engine, args: &BenchArgs, output: Output) -> Result<u8, CliError> {
-    let objects: Vec<Vec<Subject>> = args.objects.iter().map(|path| Subject::all_of(path)).collect::<Result<_, _>>()?;
+/// Measures and prints, with rows for the loads of `objects`; answers the exit status: 1 when livebpf itself could not be measured in every row.
+pub fn run(engine: Engine, objects: &[PathBuf], args: &BenchArgs, output: Output) -> Result<u8, CliError> {
+    let objects: Vec<Vec<Subject>> = objects.iter().map(|path| Subject::all_of(path)).collect::<Result<_, _>>()?;
     let objects = objects.concat();
     let options = Options {
         rows: Row::select(&args.rows, &objects)?,

@@ -64,7 +64,7 @@ fn execute(args: &Args, output: Output) -> Result<u8, CliError> {
         Some(Command::Demo(demo)) => demo::run(args.engine.unwrap_or(Engine::Jit), demo, output),
         Some(Command::Doctor(doctor)) => doctor::run(args.engine.unwrap_or(Engine::Jit), doctor, output),
         #[cfg(feature = "bench")]
-        Some(Command::Bench(bench)) => bench::run(args.engine.unwrap_or(Engine::Jit), bench, output),
+        Some(Command::Bench(bench)) => bench::run(args.engine.unwrap_or(Engine::Jit), &args.object, bench, output),
         None => demo::run(args.engine.unwrap_or(Engine::Jit), &DemoArgs::default(), output),
     }
 }

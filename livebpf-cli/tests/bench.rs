@@ -65,6 +65,30 @@ fn a_runner_is_measured_under_updates() {
 }
 
 #[test]
+fn loads_of_an_object_are_measured() {
+    let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../livebpf/tests/data/scenarios/tailcall_1.o");
+    let ran = livebpf(&["-j", "bench", "--object", object, "load_tailcall_1/entry", "load_1k", "--rounds", "2"]);
+    assert_eq!(
+        (ran.status, rows(&ran)),
+        (0, vec!["load_1k".to_owned(), "load_tailcall_1/entry".to_owned()]),
+        "{ran:?}"
+    );
+    ran.json().as_array().expect("an array").iter().for_each(|row| assert_figures(&row["livebpf"], 2));
+
+    let ran = livebpf(&["-j", "bench", "--object", object, "processed", "--against", "none", "--rounds", "1"]);
+    let report = ran.json();
+    let processed = report.as_array().expect("an array").iter().find(|row| row["row"] == "processed_tailcall_1/entry");
+    let row = processed.expect("the entry has a row");
+    assert_eq!((&row["unit"], &row["livebpf"]["min"]), (&json!("insns"), &row["livebpf"]["median"]), "{row}");
+
+    for (file, why) in [("no-such-file.o", "No such file"), (file!(), "EM_BPF")] {
+        let path = if file == file!() { concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench.rs") } else { file };
+        let ran = livebpf(&["bench", "--object", path]);
+        assert!(ran.status != 0 && ran.stderr.contains(path) && ran.stderr.contains(why), "{ran:?}");
+    }
+}
+
+#[test]
 fn the_table_ends_with_what_was_wanted() {
     let ran = livebpf(&["bench", "update_replace_1000", "--against", "none", "--rounds", "1"]);
     let lines: Vec<&str> = ran.stdout.lines().collect();

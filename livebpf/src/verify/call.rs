@@ -1,48 +1,25 @@
 //! Calls: helpers and their contracts, subprograms, tail calls, and returns.
 
 use super::Trust;
+use super::argument::{Argument, Given};
 use super::cfg::MAX_FRAMES;
-use super::dynptr::New;
 use super::explore::{To, Verifier, unsupported};
 use super::history::Way;
-use super::memory::unmodified;
 use super::range::R64;
-use super::reject::{Fail, MEMORY, Rule, Step};
+use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
 use super::scalar::Scalar;
-use super::state::{Dynptr, Frame, Kind, State, Value};
-use crate::context::Packet;
-use crate::helper::{self, Arg, Proto, Ret, kfunc};
+use super::state::{Frame, Kind, State, Value};
+use crate::helper::{self, Arg, Proto, Ret};
 use crate::insn::{Pc, Reg, Size};
-use crate::link::{MapId, SubprogId};
+use crate::link::SubprogId;
 use crate::object::ProgType;
 
-/// Records of a ring buffer stay below this.
-const MAX_RECORD: u64 = 1 << 29;
 /// R1 to R5.
-const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
-
-/// What the arguments of one call of a helper turned out to be.
-#[derive(Default)]
-pub(super) struct Given {
-    /// The map among them.
-    map: Option<MapId>,
-    /// The largest result, where an argument limits it.
-    most: i64,
-    /// Bytes to hand out.
-    size: u64,
-    /// What is taken back.
-    released: Option<u32>,
-    /// The dynptr among them that was made before.
-    pub dynptr: Option<Dynptr>,
-}
+pub(super) const ARGS: [Reg; 5] = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
 
 fn not_of_this_type(name: &str, id: u32) -> Box<Fail> {
     Fail::new(Rule::Helper, format!("program of this type cannot use helper bpf_{name}#{id}"))
-}
-
-fn refuse(reg: Reg, text: String) -> Box<Fail> {
-    Fail::new(Rule::Helper, text).with(reg)
 }
 
 impl Verifier<'_> {
@@ -57,7 +34,8 @@ impl Verifier<'_> {
         }
         let mut given = Given::default();
         for (i, (reg, arg)) in ARGS.into_iter().zip(&proto.args).enumerate() {
-            self.argument(state, pc, proto, i, reg, *arg, &mut given)?;
+            let value = self.readable(state, reg)?;
+            self.argument(state, &Argument { pc, proto, i, reg, arg: *arg, value }, &mut given)?;
         }
         if let Some(map) = given.map {
             self.map_allowed(proto, map)?;
@@ -154,177 +132,6 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Licence, text).help("declare a GPL-compatible licence in section \"license\""));
         }
         Ok(())
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn argument(
-        &mut self,
-        state: &mut State,
-        pc: Pc,
-        proto: &Proto,
-        i: usize,
-        reg: Reg,
-        arg: Arg,
-        given: &mut Given,
-    ) -> Step<()> {
-        let value = self.readable(state, reg)?;
-        let n = reg.number();
-        let expected = |what: &str| refuse(reg, format!("R{n} type={} expected={what}", value.name()));
-        let packet_memory = proto.packet_memory && self.desc.packet >= Packet::Read;
-        if value.is_packet() && !packet_memory && (arg.has_size() || arg.needs_map() || matches!(arg, Arg::Out(_))) {
-            return Err(refuse(reg, "helper access to the packet is not allowed".to_owned()));
-        }
-        let map = given.map;
-        let map_size = |this: &Self, key: bool| match map {
-            Some(map) => {
-                let def = this.program.map(map);
-                Ok(u64::from(if key { def.key_size } else { def.value_size }))
-            }
-            None => Err(refuse(reg, "invalid map_ptr to access map".to_owned())),
-        };
-        match arg {
-            Arg::Anything => self.keep_address(reg, &value, "leaks addr into helper function"),
-            Arg::Scalar if value.is_scalar() => Ok(()),
-            Arg::Scalar => Err(expected("scalar")),
-            Arg::Ctx if value.kind == Kind::Ctx => unmodified(reg, &value),
-            Arg::Ctx => Err(expected("ctx")),
-            Arg::Map => match value.kind {
-                Kind::Map(id) if !value.nullable => {
-                    given.map = Some(id);
-                    Ok(())
-                }
-                _ => Err(expected("map_ptr")),
-            },
-            Arg::MapKey => {
-                let size = map_size(self, true)?;
-                self.buffer(state, reg, size, true, false)
-            }
-            Arg::MapValue => {
-                let size = map_size(self, false)?;
-                self.buffer(state, reg, size, true, false)
-            }
-            Arg::MapValueUninit => {
-                let size = map_size(self, false)?;
-                self.buffer(state, reg, size, false, true)
-            }
-            Arg::Out(size) => self.out(state, reg, size),
-            Arg::ConstStr => self.constant_text(state, reg),
-            Arg::Mem | Arg::MemOrNull | Arg::MemUninit | Arg::MemUninitOrNull | Arg::MemInOut | Arg::Scratch => {
-                if value.is_scalar() {
-                    self.demand(state, pc, reg);
-                }
-                let null = matches!(arg, Arg::MemOrNull | Arg::MemUninitOrNull | Arg::Scratch) && value.is_null();
-                if value.is_pointer() || null { Ok(()) } else { Err(expected(MEMORY)) }
-            }
-            Arg::Size | Arg::SizeOrZero => self.sized(state, pc, proto, i, reg),
-            Arg::ScratchSize => {
-                self.scratch(state, pc, proto, i, reg)?;
-                given.size = state.reg(reg).num.known().unwrap_or_default();
-                Ok(())
-            }
-            Arg::Dynptr => {
-                given.dynptr = Some(self.dynptr(state, reg, !kfunc::is_function(proto.id))?);
-                Ok(())
-            }
-            Arg::DynptrNew(kind) => self.dynptr_new(state, pc, reg, New::Of(kind), !kfunc::is_function(proto.id)),
-            Arg::DynptrClone => match given.dynptr {
-                Some(of) => self.dynptr_new(state, pc, reg, New::Clone(of), !kfunc::is_function(proto.id)),
-                None => Err(refuse(reg, "a clone without a dynptr".to_owned())),
-            },
-            Arg::DynptrReleased => {
-                given.released = Some(self.dynptr_released(state, reg)?.owner);
-                Ok(())
-            }
-            Arg::AllocSize => {
-                if !value.is_scalar() {
-                    return Err(expected("scalar"));
-                }
-                self.demand(state, pc, reg);
-                let text = format!("R{n} is not a known constant'");
-                given.size = value.num.known().filter(|size| *size < MAX_RECORD).ok_or_else(|| refuse(reg, text))?;
-                Ok(())
-            }
-            Arg::SpinLock => self.spin_lock(state, pc, reg, proto.id == helper::id::SPIN_LOCK),
-            Arg::Record if !matches!(value.kind, Kind::Record(_)) => Err(expected("ringbuf_mem")),
-            Arg::Record => returned(state, reg, Resource::Record, given),
-            Arg::Released(class) => {
-                if !matches!(value.kind, Kind::Mem(_) | Kind::Handle(_)) {
-                    return Err(expected("handle"));
-                }
-                returned(state, reg, Resource::Handle(class), given)
-            }
-            Arg::Borrowed(class) => {
-                let of_class = state.held(value.owner).is_some_and(|held| held.what == Resource::Handle(class));
-                let whole = !value.nullable && value.fixed_offset() == Some(0);
-                if of_class && whole { Ok(()) } else { Err(expected(&format!("handle of class {}", class.0))) }
-            }
-            Arg::Callback if matches!(value.kind, Kind::Func(_)) => Ok(()),
-            Arg::Callback => Err(expected("func")),
-            Arg::StackOrNull => {
-                if value.is_scalar() {
-                    self.demand(state, pc, reg);
-                }
-                if matches!(value.kind, Kind::Stack(_)) || value.is_null() { Ok(()) } else { Err(expected("fp")) }
-            }
-        }
-    }
-
-    /// The size in `reg` of the memory in the argument before.
-    fn sized(&mut self, state: &mut State, pc: Pc, proto: &Proto, i: usize, reg: Reg) -> Step<()> {
-        let value = self.readable(state, reg)?;
-        let n = reg.number();
-        if !value.is_scalar() {
-            return Err(refuse(reg, format!("R{n} type={} expected=scalar", value.name())));
-        }
-        self.demand(state, pc, reg);
-        let r = value.num.r;
-        if r.smin < 0 {
-            let text = format!("R{n} min value is negative, either use unsigned or 'var &= const'");
-            return Err(refuse(reg, text));
-        }
-        if r.umin == 0 && proto.args[i] == Arg::Size {
-            let text = format!("R{n} invalid zero-sized read: u64=[{},{}]", r.umin, r.umax);
-            return Err(refuse(reg, text).help("make sure that the size is at least 1"));
-        }
-        let (memory, kind) = (ARGS[i - 1], proto.args[i - 1]);
-        if matches!(kind, Arg::MemOrNull | Arg::MemUninitOrNull) && state.reg(memory).is_null() {
-            if r.umax == 0 {
-                return Ok(());
-            }
-            let text = format!("R{} type=scalar expected={MEMORY}", memory.number());
-            return Err(refuse(memory, text).help("pass a size of 0 with a null pointer"));
-        }
-        if kind == Arg::Scratch && state.reg(memory).is_null() {
-            return Ok(());
-        }
-        if matches!(kind, Arg::MemInOut | Arg::Scratch) {
-            return self.buffer(state, memory, r.umax, true, true);
-        }
-        let write = matches!(kind, Arg::MemUninit | Arg::MemUninitOrNull);
-        if write && r.umin != r.umax {
-            // How much is written is not known: what was initialised stays so, nothing else becomes so.
-            return self.buffer(state, memory, r.umax, true, true);
-        }
-        self.buffer(state, memory, r.umax, !write, write)
-    }
-
-    /// The size in `reg` of what a kernel function may use, and hands out: memory in the argument before, or null.
-    fn scratch(&mut self, state: &mut State, pc: Pc, proto: &Proto, i: usize, reg: Reg) -> Step<()> {
-        let memory = ARGS[i - 1];
-        let kept = *state.reg(memory);
-        // The function itself finds null.
-        state.cur.regs[memory.index()].nullable = false;
-        let checked = self.sized(state, pc, proto, i, reg);
-        state.cur.regs[memory.index()] = kept;
-        checked.map_err(|mut fail| {
-            fail.message.push_str(&format!("\narg#{} arg#{i} memory, len pair leads to invalid memory access", i - 1));
-            fail
-        })?;
-        let n = reg.number();
-        match state.reg(reg).num.known() {
-            Some(_) => Ok(()),
-            None => Err(refuse(reg, format!("R{n} must be a known constant")).help("use a size that is a constant")),
-        }
     }
 
     /// The other outcome of a tail call: this function ends, with any number as its result.
@@ -431,30 +238,6 @@ impl Verifier<'_> {
         }
         Ok(To::End)
     }
-}
-
-/// Checks that `reg` holds what the program acquired as `what`, whole, and notes that the call takes it back.
-fn returned(state: &State, reg: Reg, what: Resource, given: &mut Given) -> Step<()> {
-    let (value, n) = (state.reg(reg), reg.number());
-    if value.nullable {
-        let text = format!("R{n} type={} expected={}", value.name(), Value { nullable: false, ..*value }.name());
-        return Err(refuse(reg, text).help("compare the pointer with NULL before giving it back"));
-    }
-    let held = state.held(value.owner);
-    if held.is_none() {
-        let text = format!("R{n} must be referenced when passed to release function");
-        return Err(Fail::new(Rule::Resource, text).with(reg));
-    }
-    if value.fixed_offset() != Some(0) {
-        let text = format!("R{n} must have zero offset when passed to release func or trusted arg to kfunc");
-        return Err(Fail::new(Rule::Resource, text).with(reg));
-    }
-    if held.is_none_or(|held| held.what != what) {
-        let text = format!("R{n} holds what another function must take back");
-        return Err(Fail::new(Rule::Resource, text).with(reg));
-    }
-    given.released = Some(value.owner);
-    Ok(())
 }
 
 /// R0 may hold a number that programs of this type may not return.

@@ -3,7 +3,7 @@
 //! An iterator is begun (then it is *active* and a reference to be given back), gives items until it is *drained*, and is
 //! destroyed. A call for the next item goes both ways; why its loops end is said in [`super::looping`].
 
-use super::call::Given;
+use super::argument::{Argument, Given};
 use super::explore::Verifier;
 use super::reject::{Fail, Rule, Step};
 use super::resource::Resource;
@@ -64,7 +64,11 @@ impl Verifier<'_> {
                     let text = format!("arg#{i} expected pointer to ctx, but got {}", state.reg(reg).name());
                     return Err(Fail::new(Rule::Helper, text).with(reg));
                 }
-                _ => self.argument(state, pc, &kfunc.proto, i, reg, *arg, &mut given)?,
+                _ => {
+                    let value = self.readable(state, reg)?;
+                    let argument = Argument { pc, proto: &kfunc.proto, i, reg, arg: *arg, value };
+                    self.argument(state, &argument, &mut given)?;
+                }
             }
         }
         self.dynptr_called(state, kfunc.proto.id, given.dynptr)?;

@@ -1,6 +1,7 @@
 //! Program → [`Verified`]: a proof that it is safe to run, and the facts the code generator uses.
 
 mod alu;
+mod argument;
 mod branch;
 mod call;
 mod callback;
