@@ -10,6 +10,7 @@
 //!   [`Shape::mistakes`] subtly wrong, so that a verifier that accepts too much is found out.
 //! * [`border`]: near the border between safe and unsafe, for finding a verifier that accepts too much.
 //! * [`graph`]: up to five programs of up to four subprograms that call and tail-call each other: always accepted.
+//! * [`loops`]: loops that are not unrolled; [`dynptrs`]: what is held, and what belongs to it.
 //! * [`mutate`]: damage to wire bytes; [`objects`]: damage to real objects.
 //! * [`mod@bench`]: runs a suite in the checking interpreter.
 //! * [`checks`]: what must hold for any input; the fuzz targets call these.
@@ -31,6 +32,7 @@ pub mod checks;
 pub mod corners;
 #[cfg(feature = "campaign")]
 pub mod differential;
+pub mod dynptrs;
 pub mod graph;
 pub mod loops;
 pub mod mutate;

@@ -172,6 +172,7 @@ impl Memory<'_> {
         let Dynptr { addr, kind, read_only, offset, size } = *dynptr;
         let may = match kind {
             _ if release => kind == DynptrKind::Ringbuf && self.is_record(addr),
+            DynptrKind::Local | DynptrKind::Ringbuf if size == 0 => true,
             DynptrKind::Local | DynptrKind::Ringbuf => {
                 let start = addr.checked_add(offset.into());
                 start.is_some_and(|start| self.window(exe, start, size as usize, !read_only).is_some())

@@ -139,9 +139,11 @@ impl Compare {
                 return true;
             }
         }
-        for n in 0..a.stack.len().max(if mode == Mode::Same { b.stack.len() } else { 0 }) {
-            // Iterators and dynptrs are there for whoever may still use them.
-            let matters = live.slot(n) || a.slot(n).iterator().is_some() || a.slot(n).dynptr().is_some();
+        for n in 0..a.stack.len().max(b.stack.len()) {
+            let here = mode == Mode::Same || n < a.stack.len();
+            // Iterators and dynptrs are there for whoever may still use them, or must not write over them.
+            let kept = a.slot(n).iterator().is_some() || a.slot(n).dynptr().is_some() || b.slot(n).dynptr().is_some();
+            let matters = kept || here && live.slot(n);
             if matters && !self.slots(&a.slot(n), &b.slot(n), precise.slot(n), mode) {
                 return false;
             }
@@ -159,9 +161,10 @@ impl Compare {
             };
             return b.iterator().is_some_and(same);
         }
-        if let Some(x) = a.dynptr() {
-            let same = |y: Dynptr| x.kind == y.kind && x.first == y.first && self.same_id(x.owner, y.owner);
-            return b.dynptr().is_some_and(same);
+        match (a.dynptr(), b.dynptr()) {
+            (None, None) => {}
+            (Some(x), Some(y)) => return self.dynptrs(x, y),
+            (Some(_), None) | (None, Some(_)) => return false,
         }
         if spilled > 0 {
             let Some(value) = content(b, spilled) else { return false };
@@ -173,8 +176,9 @@ impl Compare {
             let zero = *y == Byte::Zero || *y == Byte::Spill && b.spill.is_null();
             match (*x, *y) {
                 (Byte::Invalid, Byte::Invalid) => true,
+                (_, Byte::Iterator | Byte::Dynptr) => false,
                 (Byte::Invalid, _) if mode.covers() => true,
-                (_, Byte::Invalid | Byte::Iterator | Byte::Dynptr) => false,
+                (_, Byte::Invalid) => false,
                 (Byte::Misc | Byte::Zero, Byte::Spill) if b.spill.is_pointer() => false,
                 (Byte::Misc, _) if mode.covers() => true,
                 (Byte::Zero, _) if zero => true,
@@ -182,6 +186,10 @@ impl Compare {
                 (x, y) => x == y,
             }
         })
+    }
+
+    fn dynptrs(&mut self, a: Dynptr, b: Dynptr) -> bool {
+        a.kind == b.kind && a.first == b.first && self.same_id(a.owner, b.owner)
     }
 
     fn values(&mut self, a: &Value, b: &Value, precise: bool, mode: Mode) -> bool {

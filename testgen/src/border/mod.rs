@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use livebpf::insn::{Imm64, Insn, Insns, Pc, Reg, Src, Width};
 use livebpf::link::{FuncSig, Program, Subprogram, TypeKind};
-use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
+use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind, SpecialField, SpecialKind};
 
 use crate::Source;
 use writer::{Body, Writer};
@@ -41,6 +41,7 @@ pub(crate) mod map {
     pub(crate) const CALLS: usize = 4;
     pub(crate) const FROZEN: usize = 5;
     pub(crate) const RING: usize = 6;
+    pub(crate) const LOCKED: usize = 7;
 }
 
 /// The maps that every generated program of `prog_type` refers to, in this order. Their names are the same for all types,
@@ -50,6 +51,8 @@ pub fn maps(prog_type: ProgType) -> Vec<Arc<MapDef>> {
     frozen.section = Some(".rodata".to_owned());
     frozen.frozen = true;
     frozen.init = MapInit::Data((0..24u8).map(|i| i.wrapping_mul(37) ^ 5).collect());
+    let mut locked = MapDef::new("locked", MapType::ARRAY, 4, 24, 1);
+    locked.special.push(SpecialField { kind: SpecialKind::SpinLock, offset: 4, size: 4 });
     let maps = [
         MapDef::new("single", MapType::ARRAY, 4, 48, 1),
         MapDef::new("array", MapType::ARRAY, 4, 20, 3),
@@ -58,6 +61,7 @@ pub fn maps(prog_type: ProgType) -> Vec<Arc<MapDef>> {
         MapDef::new(&format!("calls_{}", prog_type.0), MapType::PROG_ARRAY, 4, 4, 4),
         frozen,
         MapDef::new("ring", MapType::RINGBUF, 0, 0, 4096),
+        locked,
     ];
     maps.into_iter().map(Arc::new).collect()
 }

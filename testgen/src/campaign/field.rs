@@ -164,10 +164,16 @@ impl Field {
     /// Whether nothing that the program can see depends on where it runs, or when.
     fn comparable(&self, program: &Program) -> bool {
         // What a record holds before it is written depends on what was in the ring before.
-        let varies = [id::KTIME_GET_NS, id::GET_PRANDOM_U32, id::RINGBUF_RESERVE];
+        let varies = [id::KTIME_GET_NS, id::GET_PRANDOM_U32, id::RINGBUF_RESERVE, id::RINGBUF_RESERVE_DYNPTR];
         let varies = |insn| matches!(insn, Insn::Call { helper } if varies.contains(&helper));
         if program.insns.iter().any(|(_, insn)| varies(insn)) {
             return false;
+        }
+        // Programs with dynptrs are for trusted authors only.
+        let tells = |found: Result<Verified, _>| found.is_ok_and(|verified| !verified.facts().shows_addresses);
+        let dynptr = |insn| matches!(insn, Insn::Call { helper: id::DYNPTR_FROM_MEM });
+        if program.insns.iter().any(|(_, insn)| dynptr(insn)) {
+            return tells(verify::verify(program.clone(), &Options::new(&self.helpers)));
         }
         let strict = Options { trust: Trust::Untrusted, ..Options::new(&self.helpers) };
         verify::verify(program.clone(), &strict).is_ok()
@@ -249,6 +255,7 @@ impl Place {
                         write(handle, key, value)?;
                     }
                 }
+                border::map::LOCKED => write(handle, &[0; 4], &input.single[..24])?,
                 border::map::RING => {
                     let ring = RingBuffer::try_from(handle).map_err(|error| error.to_string())?;
                     ring.consume(|_| ()).map_err(|error| error.to_string())?;
@@ -271,12 +278,17 @@ impl Place {
             entries.sort_by(|(_, a), (_, b)| a.cmp(b));
             entries.into_iter().map(|(value, key)| (key, value)).collect()
         };
-        let mutable = used.iter().filter(|index| **index <= border::map::PERCPU);
+        let mutable = |index: usize| index <= border::map::PERCPU || index == border::map::LOCKED;
         Seen {
             r0,
             packet: self.context.packet(),
             record: self.context.record().to_vec(),
-            maps: mutable.filter_map(|index| self.handles.get(*index)).map(contents).collect(),
+            maps: used
+                .iter()
+                .filter(|index| mutable(**index))
+                .filter_map(|index| self.handles.get(*index))
+                .map(contents)
+                .collect(),
         }
     }
 }

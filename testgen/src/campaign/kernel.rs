@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use livebpf::insn::{AluOp, AtomicOp, Insn, Reg, Src};
+use livebpf::insn::{AluOp, AtomicOp, Imm64, Insn, Reg, Src};
 use livebpf::link::Program;
 use livebpf::object::{MapType, ProgType};
 use livebpf::verify::Rejection;
@@ -138,6 +138,8 @@ impl Kernel {
                 if def.map_type == MapType::PERCPU_ARRAY {
                     def.map_type = MapType::ARRAY;
                 }
+                // What is in a value is said by BTF, which is not passed on; programs with locks are left out.
+                def.special.clear();
                 made.push(kernel_bpf::Map::create(&def).map_err(|error| error.to_string())?);
             }
             maps.push((prog_type, made));
@@ -193,10 +195,15 @@ impl Kernel {
 /// The kernel takes signatures from BTF, which is not passed on: without it a function is a static one, and those that are
 /// verified on their own here may be accepted there for how they are called; there are no callbacks and no iterators.
 pub(crate) fn needs_btf(program: &Program) -> bool {
-    let named = |insn| {
-        matches!(insn, Insn::CallKfunc { .. } | Insn::LoadImm64 { value: livebpf::insn::Imm64::Func { .. }, .. })
+    let named = |insn| matches!(insn, Insn::CallKfunc { .. } | Insn::LoadImm64 { value: Imm64::Func { .. }, .. });
+    let locked = |insn| {
+        let Insn::LoadImm64 { value: Imm64::MapIdxValue { idx, .. } | Imm64::MapIdx(idx), .. } = insn else {
+            return false;
+        };
+        program.maps.get(idx as usize).is_some_and(|def| !def.special.is_empty())
     };
-    program.subprogs.iter().skip(1).any(|sub| sub.global) || program.insns.iter().any(|(_, insn)| named(insn))
+    program.subprogs.iter().skip(1).any(|sub| sub.global)
+        || program.insns.iter().any(|(_, insn)| named(insn) || locked(insn))
 }
 
 fn tail(log: &str) -> String {

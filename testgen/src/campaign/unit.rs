@@ -9,11 +9,12 @@ use super::field::Field;
 use super::{Counts, Finding, kernel, kind_of, shrink};
 use crate::Source;
 use crate::border::{self, Border, tweak};
+use crate::dynptrs;
 use crate::loops;
 
 /// Programs made from an accepted one.
 const CHANGES: u32 = 3;
-/// One program of so many is about loops.
+/// One program of so many is about loops, and one about dynptrs and locks.
 const LOOPS: u64 = 8;
 /// Refusals whose kind is counted: one of so many.
 const COUNTED: u64 = 16;
@@ -31,6 +32,7 @@ impl Unit<'_> {
         let maps_of = |prog_type| field.maps(prog_type);
         let mut program = match self.number % LOOPS {
             0 => loops::program(&mut source, &maps_of),
+            1 => dynptrs::program(&mut source, &maps_of),
             _ => border::program(&mut source, self.border, &maps_of),
         };
         let mut findings = Vec::new();
