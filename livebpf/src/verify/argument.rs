@@ -5,14 +5,18 @@
 use super::call::ARGS;
 use super::dynptr::New;
 use super::explore::Verifier;
+use super::history::Place;
+use super::live::Mask;
 use super::memory::unmodified;
 use super::reject::{Fail, MEMORY, Rule, Step};
 use super::resource::Resource;
+use super::stack;
 use super::state::{Dynptr, Kind, State, Value};
 use crate::context::Packet;
 use crate::helper::{self, Arg, Proto, kfunc};
 use crate::insn::{Pc, Reg};
 use crate::link::MapId;
+use crate::object::MapType;
 
 /// Records of a ring buffer stay below this.
 const MAX_RECORD: u64 = 1 << 29;
@@ -28,6 +32,8 @@ pub(super) struct Given {
     pub size: u64,
     /// What is taken back.
     pub released: Option<u32>,
+    /// The map has this key, whatever happens to it: the address of its value is never null.
+    pub exists: bool,
     /// The dynptr among them that was made before.
     pub dynptr: Option<Dynptr>,
 }
@@ -117,7 +123,11 @@ impl Verifier<'_> {
     fn memory_argument(&mut self, state: &mut State, argument: &Argument<'_>, given: &mut Given) -> Step<()> {
         let Argument { pc, reg, arg, ref value, .. } = *argument;
         match arg {
-            Arg::MapKey => self.buffer(state, reg, self.element(reg, given)?.0, true, false),
+            Arg::MapKey => {
+                self.buffer(state, reg, self.element(reg, given)?.0, true, false)?;
+                given.exists = argument.proto.id == helper::id::MAP_LOOKUP_ELEM && self.exists(state, argument, given);
+                Ok(())
+            }
             Arg::MapValue => self.buffer(state, reg, self.element(reg, given)?.1, true, false),
             Arg::MapValueUninit => self.buffer(state, reg, self.element(reg, given)?.1, false, true),
             Arg::Out(size) => self.out(state, reg, size),
@@ -152,6 +162,27 @@ impl Verifier<'_> {
         let map = given.map.ok_or_else(|| refuse(reg, "invalid map_ptr to access map".to_owned()))?;
         let def = self.program.map(map);
         Ok((def.key_size.into(), def.value_size.into()))
+    }
+
+    /// Whether the key is a known index of an array, as the kernel finds it out: a number that was spilled with the key's size,
+    /// or bytes that are zero, within eight bytes of the stack.
+    fn exists(&mut self, state: &State, argument: &Argument<'_>, given: &Given) -> bool {
+        let (Kind::Stack(frame), Some(off), Some(map)) =
+            (argument.value.kind, argument.value.fixed_offset(), given.map.filter(|map| !map.is_template()))
+        else {
+            return false;
+        };
+        let def = self.program.map(map);
+        if !matches!(def.map_type, MapType::ARRAY | MapType::PERCPU_ARRAY) {
+            return false;
+        }
+        let (slot, key) = stack::constant(state.frame(frame.into()), off, def.key_size as usize);
+        let inside = key.is_some_and(|key| key < u64::from(def.max_entries));
+        if inside {
+            let at = Place { frame, mask: Mask { regs: 0, slots: 1 << slot } };
+            self.history.demand_place(&self.program.insns, &state.at, state.depth(), argument.pc, at);
+        }
+        inside
     }
 
     /// What is held, is made, or is given back.

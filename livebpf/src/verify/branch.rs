@@ -224,7 +224,7 @@ fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool, keep: bo
 }
 
 /// `keep`: which value it is still matters, for the lock in it.
-fn not_null(v: &mut Value, keep: bool) {
+pub(super) fn not_null(v: &mut Value, keep: bool) {
     v.nullable = false;
     if !keep {
         v.id = 0;

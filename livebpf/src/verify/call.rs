@@ -2,6 +2,7 @@
 
 use super::Trust;
 use super::argument::{Argument, Given};
+use super::branch::not_null;
 use super::cfg::MAX_FRAMES;
 use super::explore::{To, Verifier, unsupported};
 use super::history::Way;
@@ -93,7 +94,14 @@ impl Verifier<'_> {
             Ret::AtMost(_) => Ok(Value::scalar(Scalar::between(-helper::MAX_ERRNO, given.most))),
             Ret::Void => Ok(Value::UNINIT),
             Ret::MapValueOrNull => match element {
-                Some(kind) => handed(kind, None),
+                Some(kind) => {
+                    let mut value = handed(kind, None)?;
+                    if given.exists {
+                        let keep = self.has_lock(&value);
+                        not_null(&mut value, keep);
+                    }
+                    Ok(value)
+                }
                 None => Err(Fail::new(Rule::Helper, "a map value without a map")),
             },
             Ret::RecordOrNull => handed(Kind::Record(given.size as u32), Some(Resource::Record)),

@@ -320,8 +320,13 @@ impl History {
 
     /// The number in `reg` of the frame `depth` matters just before `pc`.
     pub fn demand(&mut self, insns: &Insns, at: &Position, depth: usize, pc: Pc, reg: Reg) {
+        let place = Place { frame: depth as u8, mask: Mask { regs: bit(reg), slots: 0 } };
+        self.demand_place(insns, at, depth, pc, place);
+    }
+    /// The numbers at `place` matter just before `pc`, where the frame `depth` runs.
+    pub fn demand_place(&mut self, insns: &Insns, at: &Position, depth: usize, pc: Pc, place: Place) {
         let mut wanted = Wanted { frames: [Mask::default(); FRAMES], cur: depth };
-        wanted.frames[depth].regs = bit(reg);
+        wanted.frames[usize::from(place.frame)] = place.mask;
         self.follow(insns, at, pc, wanted);
     }
     /// A path ends at `pc` because the complete node `old` covers it: what matters there matters here.

@@ -56,6 +56,20 @@ pub(super) fn span(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> 
     Ok(Span { frame: frame.into(), min, max, size })
 }
 
+/// The number in the `size` bytes at `off`, where it is known and was written as a whole (or is zero), and the slot that it is in.
+/// `off` is inside of the stack.
+pub(super) fn constant(frame: &Frame, off: i64, size: usize) -> (usize, Option<u64>) {
+    let (n, first) = place(off);
+    let slot = frame.slot(n);
+    let bytes = slot.bytes.get(first..first + size);
+    let number = match bytes {
+        Some(bytes) if bytes.iter().all(|byte| *byte == Byte::Zero) => Some(0),
+        Some(_) if first == 0 && slot.spilled() as usize == size && slot.spill.is_scalar() => slot.spill.num.known(),
+        _ => None,
+    };
+    (n, number)
+}
+
 /// The refusal of an access that does not stay within the stack.
 pub(super) fn outside(reg: Reg, base: &Value, off: i64, size: u32, write: bool) -> Box<Fail> {
     let (what, n) = (if write { "write to" } else { "read from" }, reg.number());
