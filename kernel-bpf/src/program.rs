@@ -12,8 +12,8 @@ use crate::{Error, Map, sys};
 
 /// Bytes for the verifier's log; a longer one makes the kernel refuse, so it is asked for only after a refusal.
 const LOG: usize = 1 << 20;
-/// Room behind a packet for what a program adds to it.
-const GROWTH: usize = 512;
+/// Room behind a packet for what a program, or a chain of them, adds to it: a test run's packets are no longer than a page.
+const GROWTH: usize = 4096;
 
 /// A program in the kernel; it goes with this and with the last slot that holds it.
 #[derive(Debug)]

@@ -28,9 +28,9 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// One command: where it stands, and its words.
 #[derive(Debug, PartialEq, Eq)]
-struct Line {
-    number: usize,
-    words: Vec<String>,
+pub(crate) struct Line {
+    pub number: usize,
+    pub words: Vec<String>,
 }
 
 /// Runs a file of commands; answers the exit status.
@@ -71,7 +71,7 @@ pub fn run(args: &Args, batch: &BatchArgs, output: Output) -> Result<u8, CliErro
     Ok(status)
 }
 
-fn execute(session: &mut Session, words: &[String]) -> Result<output::Answer, CliError> {
+pub(crate) fn execute(session: &mut Session, words: &[String]) -> Result<output::Answer, CliError> {
     let (object, rest) = words.split_first().expect("empty lines are left out");
     session.execute(object, rest)
 }
@@ -92,7 +92,7 @@ fn read(path: &str) -> Result<String, CliError> {
 }
 
 /// Splits text into commands.
-fn split(text: &str) -> Result<Vec<Line>, String> {
+pub(crate) fn split(text: &str) -> Result<Vec<Line>, String> {
     let mut lines: Vec<Line> = Vec::new();
     let mut continued = false;
     for (n, mut text) in text.lines().enumerate() {

@@ -1,5 +1,5 @@
 //! Programs that are plain memory: what readers use of them, and what their end does to it, is an ordinary access, so that
-//! a data race is a data race. The thread sanitiser (`scripts/tsan.sh`) sees it; without it the values are compared.
+//! a data race is a data race. The thread sanitiser (`cargo run -p xtask -- tsan`) sees it; without it the values are compared.
 //!
 //! The sanitiser knows neither membarrier nor generated code. So the readers here are Rust, and the domain is the one
 //! whose readers fence for themselves; the other one runs too.

@@ -3,6 +3,7 @@
 use livebpf::context::Context;
 use livebpf::insn::{DecodeError, Insns, text};
 use livebpf::object::Object;
+use livebpf::object::btf::{Btf, Type};
 
 use crate::bench::Bench;
 use crate::{Generator, Shape, Source, Suite, mutate};
@@ -54,6 +55,30 @@ pub fn object(bytes: &[u8]) {
         let end = program.subprogs.last().map(|last| last.end.0);
         assert_eq!(end, Some(program.insns.len()), "{name}: the functions cover the code");
     }
+}
+
+/// Bytes are refused as BTF, or every type in them has a number, a name and what it stands for, or a reason why not.
+pub fn btf(bytes: &[u8]) {
+    let Ok(btf) = Btf::parse(bytes) else { return };
+    let mut types = 0;
+    for (id, ty) in btf.iter() {
+        types += 1;
+        assert_eq!(btf.get(id).ok(), Some(ty), "{id:?}");
+        assert!(!ty.kind_name().is_empty());
+        if let Ok(name) = btf.type_name(id) {
+            // What is no UTF-8 becomes a character of three bytes.
+            assert!(name.len() <= 3 * bytes.len() && !name.contains('\0'), "{id:?}");
+        }
+        if let Ok((resolved, ty)) = btf.resolve(id) {
+            let stands_for_another = matches!(ty, Type::Typedef { .. } | Type::Modifier { .. } | Type::TypeTag { .. });
+            assert!(!stands_for_another && btf.resolve(resolved) == Ok((resolved, ty)), "{id:?}");
+            // Sizes are multiplied along arrays of arrays: refused, not wrapped. A name for a type has its size.
+            assert_eq!(btf.size_of(id).ok(), btf.size_of(resolved).ok(), "{id:?}");
+        } else {
+            assert!(btf.size_of(id).is_err(), "{id:?}");
+        }
+    }
+    assert_eq!(types, btf.len(), "all types are seen");
 }
 
 /// What became of the programs of a [`soundness`] check.
@@ -124,6 +149,23 @@ mod tests {
             let mut listing = program.insns.to_string().into_bytes();
             mutate::bytes(&mut source, &mut listing);
             super::listing(&String::from_utf8_lossy(&listing));
+        }
+    }
+
+    #[test]
+    fn btf_holds_where_it_is_damaged() {
+        // Of one of our own objects; where its types lie in the file is found by their magic number.
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../livebpf/tests/data/objects/functions.o");
+        let file = std::fs::read(path).unwrap();
+        let at = file.windows(4).position(|window| *window == [0x9f, 0xeb, 1, 0]).unwrap();
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        let whole = &file[at..at + 24 + word(at + 16) + word(at + 20)];
+        assert!(livebpf::object::btf::Btf::parse(whole).unwrap().len() > 10);
+        super::btf(whole);
+        for seed in 0..2_000 {
+            let mut bytes = whole.to_vec();
+            mutate::bytes(&mut Source::seeded(seed), &mut bytes);
+            super::btf(&bytes);
         }
     }
 

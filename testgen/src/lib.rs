@@ -35,6 +35,8 @@ pub mod differential;
 pub mod dynptrs;
 pub mod graph;
 pub mod loops;
+#[cfg(feature = "campaign")]
+pub mod machine;
 pub mod mutate;
 pub mod objects;
 pub mod probe;

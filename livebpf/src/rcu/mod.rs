@@ -39,7 +39,7 @@
 //! registers meanwhile; ended by deferred work, and by work that was deferred inside the section itself; with core
 //! syncs and without. Within the bound on switches between threads no execution uses it after its end or at the same time.
 //! Without the wait, and with a snapshot that no core sync precedes, loom finds one that does. The same file has the
-//! sharing of core syncs. tests/data_races.rs is the thread sanitiser's (scripts/tsan.sh).
+//! sharing of core syncs. tests/data_races.rs is the thread sanitiser's (`cargo run -p xtask -- tsan`).
 //!
 //! # Never
 //!

@@ -172,5 +172,9 @@ fn what_is_left_of_an_address_is_not_compared() {
         let proof = verified(&format!("{spill}{overwritten}r0 = *(u16 *)(r10 - 8)\nexit"));
         assert!(!comparable(&proof), "{overwritten}");
     }
+    // Where the packet was before it moved.
+    let moves = "r6 = *(u32 *)(r1 + 4)\nr2 = -4\ncall bpf_xdp_adjust_head#44\n";
+    assert!(!comparable(&verified(&format!("{moves}r0 = r6\nexit"))));
+    assert!(comparable(&verified(&format!("{moves}exit"))));
     assert!(comparable(&verified(&format!("{spill}*(u64 *)(r10 - 8) = 7\nr0 = *(u16 *)(r10 - 8)\nexit"))));
 }
