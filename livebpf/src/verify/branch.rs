@@ -38,7 +38,8 @@ impl Verifier<'_> {
             // That the other side is zero decides what is learnt.
             self.demand_numbers(state, pc, &[(dst, &a)], src, &b);
             if pointer.nullable {
-                return Ok(null_check(state, &pointer, equal_is_taken, self.has_lock(&pointer)));
+                let taken = self.forks.fork(state);
+                return Ok(null_check(state, taken, &pointer, (equal_is_taken, self.has_lock(&pointer))));
             }
             if matches!(
                 pointer.kind,
@@ -61,7 +62,7 @@ impl Verifier<'_> {
         if let Some(taken) = packet.and_then(|(pointer, cond)| packet_decided(pointer, cond)) {
             return Ok(self.one_side(state, taken, dst, src));
         }
-        let mut taken = state.fork();
+        let mut taken = self.forks.fork(state);
         match packet {
             Some((pointer, cond)) => packet_sides(&mut taken, state, pointer, cond),
             None => {
@@ -76,7 +77,7 @@ impl Verifier<'_> {
     }
 
     /// A jump that always goes one way.
-    fn one_side(&self, state: &mut State, taken: bool, dst: Reg, src: Src) -> Sides {
+    fn one_side(&mut self, state: &mut State, taken: bool, dst: Reg, src: Src) -> Sides {
         match (self.mistaken(state, dst, src), taken) {
             (None, true) => Sides::Taken,
             (None, false) => Sides::Fall,
@@ -117,7 +118,7 @@ impl Verifier<'_> {
             return self.one_side(state, taken, dst, src);
         }
         if same {
-            return Sides::Both(state.fork());
+            return Sides::Both(self.forks.fork(state));
         }
         let sides = [false, true].map(|taken| scalar::refine(cond, width, taken, &a.num, &b.num));
         if sides.iter().any(Option::is_none) {
@@ -135,7 +136,7 @@ impl Verifier<'_> {
         };
         match sides {
             [Some(fallen), Some(taken)] => {
-                let mut other = state.fork();
+                let mut other = self.forks.fork(state);
                 apply(&mut other, taken);
                 apply(state, fallen);
                 Sides::Both(other)
@@ -204,9 +205,13 @@ fn linked_places(state: &State, id: u32) -> Vec<Place> {
     out
 }
 
-/// `pointer == NULL` or not: resolves every copy of it. `keep`: which value it points to still matters.
-fn null_check(state: &mut State, pointer: &Value, equal_is_taken: bool, keep: bool) -> Sides {
-    let mut taken = state.fork();
+/// `pointer == NULL` or not, on `taken` and on the other side: resolves every copy of it. `keep`: which value it points to still matters.
+fn null_check(
+    state: &mut State,
+    mut taken: Box<State>,
+    pointer: &Value,
+    (equal_is_taken, keep): (bool, bool),
+) -> Sides {
     let resolve = |state: &mut State, null: bool| {
         let same = |v: &Value| v.nullable && v.id == pointer.id;
         if null && pointer.owner != 0 && pointer.owner == pointer.id {

@@ -147,7 +147,7 @@ impl Verifier<'_> {
         if state.depth() == 0 {
             return Ok(());
         }
-        let mut gone = state.fork();
+        let mut gone = self.forks.fork(state);
         gone.set(Reg::R0, Value::UNKNOWN);
         gone.forget_packet(self.options.trust);
         let back = pop(&mut gone);
@@ -175,7 +175,7 @@ impl Verifier<'_> {
             return Err(Fail::new(Rule::Pointer, text).with(reg));
         }
         if state.depth() > 0 {
-            let mut short = state.fork();
+            let mut short = self.forks.fork(state);
             short.set(Reg::R0, Value::constant(0));
             let back = pop(&mut short);
             self.history.went(&mut short.at, pc, back, Way::Left, short.callers.len());

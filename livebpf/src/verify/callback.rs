@@ -55,7 +55,7 @@ impl Verifier<'_> {
 
     /// `may_goto`: the next instruction as long as there is a budget, then the jump.
     pub(super) fn may_goto(&mut self, state: &mut State, pc: Pc, insn: &Insn) -> To {
-        let mut on = state.fork();
+        let mut on = self.forks.fork(state);
         on.passes += 1;
         if std::mem::replace(&mut on.cur.budget.spent, false) {
             on.cur.budget.round += 1;
@@ -102,7 +102,7 @@ impl Verifier<'_> {
         for (reg, value) in Reg::ALL[1..].iter().zip(callback_args(state, proto, map)) {
             frame.set(*reg, value);
         }
-        let mut entered = state.fork();
+        let mut entered = self.forks.fork(state);
         entered.cur.calls = calls;
         entered.cur.calls.count += 1;
         entered.passes += 1;

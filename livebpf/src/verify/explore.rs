@@ -18,7 +18,7 @@ use super::notes::{Notes, registers};
 use super::origin::{Ends, Walk};
 use super::prune::{self, Compare, Mode, Names};
 use super::reject::{Decision, Fail, Origin, Rejection, Rule, Step};
-use super::state::{Frame, Kind, State, Value};
+use super::state::{Forks, Frame, Kind, State, Value};
 use super::{Options, unproven, untrusted};
 use crate::context::TypeDesc;
 use crate::insn::{Imm64, Insn, Pc, Reg, Src};
@@ -104,6 +104,7 @@ pub(super) struct Verifier<'a> {
     pub live: Vec<u16>,
     pub history: History,
     compare: Compare,
+    pub forks: Forks,
     stored: HashMap<Pc, Vec<Stored>, BuildHasherDefault<PcHasher>>,
     /// In the order in which they ended; `None`: it went on.
     leaps: Vec<Option<Leap>>,
@@ -146,6 +147,7 @@ impl<'a> Verifier<'a> {
             live: live::registers(program, flow),
             history: History::default(),
             compare: Compare::default(),
+            forks: Forks::default(),
             stored: HashMap::default(),
             leaps: Vec::new(),
             every_number: options.claims.is_some_and(Claims::every_number),
@@ -193,6 +195,7 @@ impl<'a> Verifier<'a> {
                 }
             }
             self.history.finish(state.at.node);
+            self.forks.give_back(state);
             self.land()?;
         }
         Ok(())
@@ -329,7 +332,7 @@ impl<'a> Verifier<'a> {
                 self.last_store = (self.jumps, self.processed);
             }
             self.history.node(&mut state.at, pc, state.callers.len() + 1, self.processed);
-            let mut copy = state.fork();
+            let mut copy = self.forks.fork(state);
             prune::clean(&mut copy, pc, &self.live);
             let weight = copy.weight();
             list.push(Stored { state: copy, misses: 0, hits: 0, weight });
@@ -365,7 +368,12 @@ impl<'a> Verifier<'a> {
                     self.history.inherit(&self.program.insns, &state.at, pc, node);
                     if !settled {
                         self.history.covered_by(state.at.node, node);
-                        self.leaps.push(Some(Leap { old: entry.state.fork(), new: state.fork(), pc, names }));
+                        self.leaps.push(Some(Leap {
+                            old: self.forks.fork(&entry.state),
+                            new: self.forks.fork(state),
+                            pc,
+                            names,
+                        }));
                     }
                     return Ok(true);
                 }

@@ -141,7 +141,7 @@ impl Verifier<'_> {
     fn iterator_next(&mut self, state: &mut State, pc: Pc, item: u32) -> Step<Value> {
         let (span, slot, it) = self.iterator(state)?;
         if !it.drained {
-            let mut on = state.fork();
+            let mut on = self.forks.fork(state);
             let taken = Iterator { items: it.items.wrapping_add(1), ..it };
             *on.frame_mut(span.frame).slot_mut(slot) = Slot::of_iterator(taken);
             on.clobber();

@@ -277,7 +277,7 @@ impl Slot {
 }
 
 /// One activation of a function.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Frame {
     pub regs: [Value; 11],
     /// Slots from the frame pointer downwards: slot 0 is bytes −8 to −1.
@@ -291,6 +291,20 @@ pub(super) struct Frame {
     pub calls: Calls,
     /// What its `may_goto` have left.
     pub budget: Budget,
+}
+
+impl Clone for Frame {
+    fn clone(&self) -> Frame {
+        Frame { stack: self.stack.clone(), ..*self }
+    }
+    /// In its place: it is large, and copied at every branch.
+    fn clone_from(&mut self, from: &Frame) {
+        let Frame { regs, stack, func, call_site, called_back, calls, budget } = from;
+        self.regs = *regs;
+        self.stack.clone_from(stack);
+        (self.func, self.call_site, self.called_back) = (*func, *call_site, *called_back);
+        (self.calls, self.budget) = (*calls, *budget);
+    }
 }
 
 impl Frame {
@@ -340,7 +354,7 @@ impl Frame {
 }
 
 /// One point of one path.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct State {
     /// Outer frames, the outermost first.
     pub callers: Vec<Rc<Frame>>,
@@ -354,13 +368,63 @@ pub(super) struct State {
     pub at: Position,
 }
 
+impl Clone for State {
+    fn clone(&self) -> State {
+        State {
+            callers: self.callers.clone(),
+            cur: self.cur.clone(),
+            held: self.held.clone(),
+            at: self.at.clone(),
+            ..*self
+        }
+    }
+    /// In its place, with the memory that it has.
+    fn clone_from(&mut self, from: &State) {
+        let State { callers, cur, held, passes, at } = from;
+        self.callers.clone_from(callers);
+        self.cur.clone_from(cur);
+        self.held.clone_from(held);
+        self.passes = *passes;
+        self.at.clone_from(at);
+    }
+}
+
+/// Copies of states for other paths, in the memory of states whose paths have ended.
+#[derive(Default)]
+pub(super) struct Forks {
+    /// They hold nothing that others share.
+    #[allow(clippy::vec_box, reason = "they come and go in their boxes")]
+    spare: Vec<Box<State>>,
+    no_stack: Rc<Vec<Slot>>,
+}
+
+impl Forks {
+    /// More are given back to the system.
+    const MOST: usize = 64;
+
+    pub fn fork(&mut self, state: &State) -> Box<State> {
+        match self.spare.pop() {
+            Some(mut copy) => {
+                (*copy).clone_from(state);
+                copy
+            }
+            None => Box::new(state.clone()),
+        }
+    }
+    /// The path of `state` has ended.
+    pub fn give_back(&mut self, mut state: Box<State>) {
+        if self.spare.len() < Forks::MOST {
+            state.callers.clear();
+            state.held.clear();
+            state.cur.stack.clone_from(&self.no_stack);
+            self.spare.push(state);
+        }
+    }
+}
+
 impl State {
     pub fn new(cur: Frame) -> State {
         State { callers: Vec::new(), cur, held: Vec::new(), passes: 0, at: Position::START }
-    }
-    /// A copy for another path, made in its place.
-    pub fn fork(&self) -> Box<State> {
-        Box::write(Box::new_uninit(), self.clone())
     }
     pub fn depth(&self) -> usize {
         self.callers.len()

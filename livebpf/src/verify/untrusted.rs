@@ -73,11 +73,11 @@ fn back_edge(program: &Program) -> Option<(Pc, Pc)> {
 impl Verifier<'_> {
     /// What a processor sees that takes the wrong side of a jump: any numbers in its registers. `None` for trusted
     /// programs, whose jumps are followed to the right side only.
-    pub(super) fn mistaken(&self, state: &State, dst: Reg, src: Src) -> Option<Box<State>> {
+    pub(super) fn mistaken(&mut self, state: &State, dst: Reg, src: Src) -> Option<Box<State>> {
         if self.options.trust == Trust::Trusted {
             return None;
         }
-        let mut other = state.fork();
+        let mut other = self.forks.fork(state);
         other.set(dst, Value::UNKNOWN);
         if let Src::Reg(src) = src {
             other.set(src, Value::UNKNOWN);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use livebpf::insn::{AluOp, AtomicOp, Imm64, Insn, Reg, Src};
+use livebpf::insn::{AluOp, AtomicOp, Cond, Imm64, Insn, Reg, Src};
 use livebpf::link::Program;
 use livebpf::object::{MapType, ProgType};
 use livebpf::verify::Rejection;
@@ -107,6 +107,12 @@ pub(crate) fn explanation(small: &Program) -> Option<&'static str> {
     }
     if any(&|insn| matches!(insn, Insn::Jmp { dst, src: Src::Reg(src), .. } if dst == src)) {
         return Some("the kernel follows both ways of a comparison of a number with itself");
+    }
+    if any(&|insn| matches!(insn, Insn::Jmp { cond: Cond::Set, .. })) {
+        return Some("the kernel forgets lower bounds where bits are known to be zero, and follows what cannot be");
+    }
+    if any(&|insn| matches!(insn, Insn::MayGoto { .. })) {
+        return Some("the kernel widens numbers in loops that may_goto bounds");
     }
     let cancels =
         |insn| matches!(insn, Insn::Alu { op: AluOp::Sub | AluOp::Xor, dst, src: Src::Reg(src), .. } if dst == src);
