@@ -12,6 +12,8 @@ use crate::{Error, Map, sys};
 
 /// Bytes for the verifier's log; a longer one makes the kernel refuse, so it is asked for only after a refusal.
 const LOG: usize = 1 << 20;
+/// How often a load that a signal ended is tried again.
+const ATTEMPTS: u32 = 16;
 /// Room behind a packet for what a program, or a chain of them, adds to it: a test run's packets are no longer than a page.
 const GROWTH: usize = 4096;
 
@@ -144,7 +146,15 @@ impl Loadable {
         let funcs = types.as_ref().map(|(btf, types)| (btf.as_fd(), types.funcs.as_slice()));
         let load = |log| sys::prog_load(&sys::Load { name, kind: *kind, insns, license, funcs }, log);
         let name = name.clone();
-        match load(None) {
+        // A signal that comes while the kernel verifies ends that, with EAGAIN.
+        let mut loaded = load(None);
+        for _ in 0..ATTEMPTS {
+            match &loaded {
+                Err(again) if again.raw_os_error() == Some(libc::EAGAIN) => loaded = load(None),
+                _ => break,
+            }
+        }
+        match loaded {
             Ok(fd) => Ok(Program { fd, name }),
             Err(source) => {
                 let mut log = vec![0; LOG];
