@@ -114,6 +114,12 @@ pub(crate) fn explanation(small: &Program) -> Option<&'static str> {
     if any(&|insn| matches!(insn, Insn::MayGoto { .. })) {
         return Some("the kernel widens numbers in loops that may_goto bounds");
     }
+    if any(&|insn| matches!(insn, Insn::Alu { op: AluOp::Rsh | AluOp::Arsh, src: Src::Reg(_), .. })) {
+        return Some("the kernel forgets what is shifted by a number that may be too large");
+    }
+    if any(&|insn| matches!(insn, Insn::Neg { .. })) {
+        return Some("the kernel forgets bounds in negations");
+    }
     let cancels =
         |insn| matches!(insn, Insn::Alu { op: AluOp::Sub | AluOp::Xor, dst, src: Src::Reg(src), .. } if dst == src);
     if any(&cancels) {
