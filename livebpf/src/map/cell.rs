@@ -540,9 +540,8 @@ mod tests {
 
     #[test]
     fn external_memory_lives_as_long_as_its_owner() {
-        let mut block = vec![1u8, 2, 3, 4].into_boxed_slice();
-        let first = NonNull::new(block.as_mut_ptr()).unwrap();
-        let block = Box::leak(block) as *mut [u8];
+        let block = Box::into_raw(vec![1u8, 2, 3, 4].into_boxed_slice());
+        let first = NonNull::new(block.cast::<u8>()).unwrap();
         struct Owner(*mut [u8]);
         // SAFETY: the pointer is only used by `drop`.
         unsafe impl Send for Owner {}
@@ -550,7 +549,7 @@ mod tests {
         unsafe impl Sync for Owner {}
         impl Drop for Owner {
             fn drop(&mut self) {
-                // SAFETY: it came from `Box::leak`, and `Bytes` drops the owner last.
+                // SAFETY: it came from `Box::into_raw`, and `Bytes` drops the owner last.
                 drop(unsafe { Box::from_raw(self.0) });
             }
         }
