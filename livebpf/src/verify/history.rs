@@ -346,6 +346,8 @@ impl History {
     /// Follows the wanted numbers back from `pc` to where they come from.
     fn follow(&mut self, insns: &Insns, from: &Position, mut pc: Pc, mut wanted: Wanted) {
         let (mut at, mut node) = (from.trail, from.node);
+        // By frame: the slots that the instruction reads or writes.
+        let mut touched = [0; FRAMES];
         while node != NONE {
             let (trail, start) = (self.nodes[node as usize].trail, self.nodes[node as usize].pc);
             while at != trail || pc != start {
@@ -356,10 +358,12 @@ impl History {
                     return;
                 };
                 pc = before;
-                let mut touched = [0; FRAMES];
-                self.gather(&mut at, trail, pc, &mut wanted, &mut touched);
+                let noted = self.gather(&mut at, trail, pc, &mut wanted, &mut touched);
                 if !matches!(way, Some(Way::Call | Way::Callback)) {
                     wanted.undo(&insn, &touched);
+                }
+                if noted {
+                    touched = [0; FRAMES];
                 }
                 if wanted.is_empty() {
                     return;
@@ -398,8 +402,9 @@ impl History {
         insns.before(pc).map(|(pc, insn)| (pc, insn, None))
     }
 
-    /// Takes what is noted at the instruction at `pc` besides where control went.
-    fn gather(&self, at: &mut u32, trail: u32, pc: Pc, wanted: &mut Wanted, touched: &mut [u64; FRAMES]) {
+    /// Takes what is noted at the instruction at `pc` besides where control went, if anything is.
+    fn gather(&self, at: &mut u32, trail: u32, pc: Pc, wanted: &mut Wanted, touched: &mut [u64; FRAMES]) -> bool {
+        let last = *at;
         while *at != trail {
             let turn = self.turns[*at as usize];
             match turn.what {
@@ -411,6 +416,7 @@ impl History {
             }
             *at = turn.before;
         }
+        *at != last
     }
 
     fn distrust(&mut self, mut node: u32) {
@@ -445,8 +451,9 @@ impl Node {
 }
 
 impl Wanted {
+    /// Frames above the running one hold nothing that anybody wants.
     fn is_empty(&self) -> bool {
-        self.frames.iter().all(|mask| *mask == Mask::default())
+        self.frames[..=self.cur].iter().all(|mask| *mask == Mask::default())
     }
     /// Marks what is wanted; what was marked before was followed before.
     fn mark(&mut self, marks: &mut [Marks]) {
