@@ -3,7 +3,7 @@
 //! Conservative: a register that is missing cannot influence what happens from there on. (Which stack slots are read,
 //! and of which registers the *number* matters, is found during exploration: [`super::history`].)
 
-use super::cfg::{self, Flow, Next};
+use super::cfg::{self, Flow};
 use crate::insn::{AtomicOp, Insn, Pc, Reg, Src};
 use crate::link::{Program, SubprogId};
 
@@ -55,27 +55,25 @@ const MAX_PASSES: u32 = 128;
 /// The registers that are live just before each slot.
 pub(super) fn registers(program: &Program, flow: &Flow) -> Vec<u16> {
     let mut before = vec![0; program.insns.len() as usize];
-    let mut effects = Vec::new();
     // Callees first: what a call reads is what the callee's start reads.
     for &f in flow.order.iter().rev() {
         let sub = &program.subprogs[f.0 as usize];
-        let function = sub.start.index()..sub.end.index();
-        effects.clear();
-        effects.extend(function.clone().map(|i| Effect::of(program, &before, Pc(i as u32))));
         let (mut changed, mut passes) = (true, 0);
         while changed {
             changed = false;
             passes += 1;
             if passes > MAX_PASSES {
-                before[function].fill(ALL_REGS);
+                before[sub.start.index()..sub.end.index()].fill(ALL_REGS);
                 break;
             }
-            for (i, effect) in function.clone().zip(&effects).rev() {
-                let new = effect.before(&before);
-                if new != before[i] {
-                    before[i] = new;
+            for i in (sub.start.0..sub.end.0).rev() {
+                let pc = Pc(i);
+                let Some(insn) = program.insns.get(pc) else { continue };
+                let new = live_before(program, &before, pc, &insn);
+                if new != before[i as usize] {
+                    before[i as usize] = new;
                     // Only a jump from further down sees the change too late in this pass.
-                    changed |= flow.loop_head[i];
+                    changed |= flow.loop_head[i as usize];
                 }
             }
         }
@@ -83,52 +81,34 @@ pub(super) fn registers(program: &Program, flow: &Flow) -> Vec<u16> {
     before
 }
 
-/// What an instruction does to the registers, and where it leads.
-struct Effect {
-    reads: u16,
-    /// Overwritten, whatever was in them.
-    writes: u16,
-    next: Next,
-}
-
-impl Effect {
-    fn before(&self, before: &[u16]) -> u16 {
-        let live = |to: Option<Pc>| to.map_or(0, |to| before[to.index()]);
-        self.reads | (live(self.next.fall) | live(self.next.jump)) & !self.writes
+fn live_before(program: &Program, before: &[u16], pc: Pc, insn: &Insn) -> u16 {
+    let next = cfg::next(insn, pc);
+    let mut live = [next.fall, next.jump].into_iter().flatten().fold(0, |live, to| live | before[to.index()]);
+    if let Some(dst) = cfg::written(insn) {
+        live &= !bit(dst);
     }
-
-    fn of(program: &Program, before: &[u16], pc: Pc) -> Effect {
-        let Some(insn) = program.insns.get(pc) else {
-            // The second half of the one before.
-            return Effect { reads: 0, writes: 0, next: Next::default() };
-        };
-        let written = cfg::written(&insn).map_or(0, bit);
-        let (reads, writes) = match insn {
-            Insn::Exit => (bit(Reg::R0), 0),
-            Insn::Mov { src, .. } => (src_bit(src), written),
-            Insn::MovSx { src, .. } => (bit(src), written),
-            Insn::Load { base, .. } | Insn::LoadSx { base, .. } | Insn::LoadAcquire { base, .. } => {
-                (bit(base), written)
-            }
-            Insn::Call { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => {
-                (ARGS | cfg::mentioned(&insn), CALLER_SAVED)
-            }
-            Insn::CallSubprog { off } => {
-                let callee = pc.jump(off).and_then(|to| program.subprog_starting_at(to));
-                (callee.map_or(ARGS, |f| arguments(program, before, f)), CALLER_SAVED)
-            }
-            Insn::LoadAbs { .. } | Insn::LoadInd { .. } => (cfg::mentioned(&insn), CALLER_SAVED),
-            Insn::Atomic { op: AtomicOp::Cmpxchg, .. } => (cfg::mentioned(&insn) | bit(Reg::R0), written),
-            Insn::LoadImm64 { .. } | Insn::Ja { .. } | Insn::JaL { .. } | Insn::MayGoto { .. } => (0, written),
-            Insn::Alu { .. }
-            | Insn::Neg { .. }
-            | Insn::Endian { .. }
-            | Insn::Store { .. }
-            | Insn::StoreRelease { .. }
-            | Insn::Atomic { .. }
-            | Insn::Jmp { .. } => (cfg::mentioned(&insn), written),
-        };
-        Effect { reads, writes, next: cfg::next(&insn, pc) }
+    match *insn {
+        Insn::Exit => bit(Reg::R0),
+        Insn::Mov { src, .. } => live | src_bit(src),
+        Insn::MovSx { src, .. } => live | bit(src),
+        Insn::Load { base, .. } | Insn::LoadSx { base, .. } | Insn::LoadAcquire { base, .. } => live | bit(base),
+        Insn::Call { .. } | Insn::CallKfunc { .. } | Insn::CallX { .. } => {
+            (live & !CALLER_SAVED) | ARGS | cfg::mentioned(insn)
+        }
+        Insn::CallSubprog { off } => {
+            let callee = pc.jump(off).and_then(|to| program.subprog_starting_at(to));
+            (live & !CALLER_SAVED) | callee.map_or(ARGS, |f| arguments(program, before, f))
+        }
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => (live & !CALLER_SAVED) | cfg::mentioned(insn),
+        Insn::Atomic { op: AtomicOp::Cmpxchg, .. } => live | cfg::mentioned(insn) | bit(Reg::R0),
+        Insn::LoadImm64 { .. } | Insn::Ja { .. } | Insn::JaL { .. } | Insn::MayGoto { .. } => live,
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Endian { .. }
+        | Insn::Store { .. }
+        | Insn::StoreRelease { .. }
+        | Insn::Atomic { .. }
+        | Insn::Jmp { .. } => live | cfg::mentioned(insn),
     }
 }
 
