@@ -3,7 +3,8 @@
 use livebpf::runtime::Engine;
 
 use crate::error::Error;
-use crate::sides::{Pair, Shape};
+use crate::sides::{Pair, Runner, Shape};
+use crate::work::Work;
 use crate::{kernel, live};
 
 /// One column of a report.
@@ -48,6 +49,14 @@ impl Contestant {
         match self {
             Contestant::Livebpf => live::set_up(engine, shape),
             Contestant::Kernel => kernel::set_up(shape),
+        }
+    }
+
+    /// The programs of `work`, loaded and ready to be run.
+    pub(crate) fn prepare(self, engine: Engine, work: &Work) -> Result<Box<dyn Runner>, Error> {
+        match self {
+            Contestant::Livebpf => live::prepare(engine, work),
+            Contestant::Kernel => kernel::prepare(work),
         }
     }
 }

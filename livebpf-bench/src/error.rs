@@ -55,6 +55,14 @@ pub enum Error {
         /// What is right.
         wanted: &'static str,
     },
+    /// A contestant computed something else than the others.
+    #[error("the program answered {found}, wanted {wanted}")]
+    R0 {
+        /// What it answered.
+        found: u32,
+        /// What is right.
+        wanted: u32,
+    },
     /// This contestant has no such thing.
     #[error("{0}")]
     Lacks(&'static str),

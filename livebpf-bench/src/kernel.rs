@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use livebpf::link::Program as Linked;
 use livebpf_kernel_bpf::{Map, Program, probe};
 
 use crate::error::Error;
 use crate::programs::{self, PACKET, VERSIONS};
 use crate::sides::{Batch, Pair, Runner, Shape, Slots};
+use crate::work::{Slot, Work};
 
 struct KernelSlots {
     map: Map,
@@ -28,6 +30,55 @@ pub fn set_up(shape: &Shape) -> Result<Pair, Error> {
     let slots = KernelSlots { map, versions };
     (0..shape.slots).try_for_each(|slot| slots.set(slot, 0))?;
     Ok(Pair { runner: Box::new(KernelRunner { caller }), slots: Box::new(slots) })
+}
+
+/// A program of a [`Work`].
+struct Runs {
+    /// Declared first: see [`KernelSlots`].
+    programs: Vec<Program>,
+    maps: Vec<Map>,
+    packet: Vec<u8>,
+    slots: bool,
+}
+
+/// Loads the programs into the kernel; nothing is attached.
+pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
+    probe()?;
+    let defs = work.maps();
+    let maps: Vec<Map> = defs.iter().map(|def| Map::create(def)).collect::<Result<_, _>>()?;
+    let map = |name: &str| {
+        let found = defs.iter().position(|def| def.name == name).and_then(|at| maps.get(at));
+        found.ok_or(Error::Lacks("a map that was made is not there"))
+    };
+    let load = |program: &Linked| {
+        let maps = program.maps.iter().map(|def| map(&def.name)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, Error>(Program::load(program, &maps)?)
+    };
+    let programs: Vec<Program> = work.programs.iter().map(load).collect::<Result<_, _>>()?;
+    for Slot { array, index, program } in &work.slots {
+        map(array)?.set(*index, &programs[*program])?;
+    }
+    if let Some(n) = work.first {
+        programs[n].test_run(&work.packet, 1)?;
+    }
+    Ok(Box::new(Runs { programs, maps, packet: work.packet.clone(), slots: !work.slots.is_empty() }))
+}
+
+impl Runner for Runs {
+    fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
+        test_run(&self.programs[0], &self.packet, runs)
+    }
+}
+
+impl Drop for Runs {
+    /// As for [`KernelSlots`]; programs in slots and the array hold each other.
+    fn drop(&mut self) {
+        self.programs.clear();
+        if self.slots {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.maps.clear();
+    }
 }
 
 impl Slots for KernelSlots {
@@ -55,9 +106,13 @@ impl Runner for KernelRunner {
     /// The best clock is the kernel's own, which leaves out the system call and what else ran meanwhile, and rounds the average down to a
     /// nanosecond: half of one is added.
     fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
-        let start = Instant::now();
-        let ran = self.caller.test_run(&PACKET, runs)?;
-        let wall_ns = start.elapsed().as_nanos() as f64 / f64::from(runs);
-        Ok(Batch { ns: ran.duration.as_nanos() as f64 + 0.5, wall_ns, answer: ran.retval })
+        test_run(&self.caller, &PACKET, runs)
     }
+}
+
+fn test_run(program: &Program, packet: &[u8], runs: u32) -> Result<Batch, Error> {
+    let start = Instant::now();
+    let ran = program.test_run(packet, runs)?;
+    let wall_ns = start.elapsed().as_nanos() as f64 / f64::from(runs);
+    Ok(Batch { ns: ran.duration.as_nanos() as f64 + 0.5, wall_ns, answer: ran.retval })
 }

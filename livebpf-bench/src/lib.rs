@@ -7,6 +7,7 @@
 //!
 //! A contestant that cannot take part leaves its column with the reason. Nothing here is a dependency of `livebpf`.
 
+mod call;
 mod contestant;
 mod error;
 mod interleave;
@@ -17,13 +18,17 @@ mod place;
 mod programs;
 mod report;
 mod row;
+mod run;
 mod sides;
 mod stall;
 mod stats;
 mod table;
+mod tail_call;
+mod timed;
 mod transaction;
 mod update;
 mod upgrade;
+mod work;
 
 pub use contestant::Contestant;
 pub use error::Error;
@@ -74,6 +79,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         rows.extend(stall::measure(&mut session));
         rows.extend(transaction::measure(&mut session));
         rows.extend(load::measure(&mut session));
+        rows.extend(timed::measure(&mut session));
         Report::new(options, rows, notes)
     };
     // A thread of its own: what it changes of itself ends with it.

@@ -5,7 +5,7 @@
 use crate::contestant::Contestant;
 use crate::error::Error;
 use crate::load::{self, Subject};
-use crate::{stall, transaction, update, upgrade};
+use crate::{stall, timed, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +64,8 @@ impl Row {
 
     /// All rows, in the order of reports.
     pub fn all() -> Vec<Row> {
-        let mut rows = update::rows();
+        let mut rows = timed::rows();
+        rows.extend(update::rows());
         rows.extend(stall::rows());
         rows.extend(transaction::rows());
         rows.extend(upgrade::rows());
@@ -121,7 +122,7 @@ mod tests {
         for word in ["", "updat_", "update_replace_1000 "] {
             let message =
                 Row::select(&["stall".to_owned(), word.to_owned()], &[]).expect_err("no such row").to_string();
-            assert!(message.starts_with(&format!("no row is named {word:?}; there is update_insert_1, ")), "{message}");
+            assert!(message.starts_with(&format!("no row is named {word:?}; there is run_single, ")), "{message}");
             assert!(Row::all().iter().all(|row| message.contains(&row.name)), "{message}");
         }
     }

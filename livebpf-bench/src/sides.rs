@@ -55,6 +55,11 @@ pub trait Runner: Send {
     /// Runs it `runs` times in one go.
     fn batch(&mut self, runs: u32) -> Result<Batch, Error>;
 
+    /// Most runs in one go, where there is a limit.
+    fn most(&self) -> Option<u32> {
+        None
+    }
+
     /// One run that must find what slot 0 holds.
     fn check(&mut self, slot: Option<usize>) -> Result<(), Error> {
         let (wanted, meant) = match slot {

@@ -12,6 +12,18 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// This without what `base` has of it: minimum without minimum, median without median, and the fewer rounds.
+    #[must_use]
+    pub(crate) fn less(self, base: Summary) -> Summary {
+        Summary { min: self.min - base.min, median: self.median - base.median, rounds: self.rounds.min(base.rounds) }
+    }
+
+    /// One of `parts` parts.
+    #[must_use]
+    pub(crate) fn divided(self, parts: f64) -> Summary {
+        Summary { min: self.min / parts, median: self.median / parts, ..self }
+    }
+
     /// `None` without any sample.
     pub fn of(samples: &[f64]) -> Option<Summary> {
         let mut sorted = samples.to_vec();
@@ -38,5 +50,12 @@ mod tests {
         assert_eq!(of(&[9.0, 1.0]), Some((1.0, 5.0, 2)));
         assert_eq!(of(&[5.0, 100.0, 2.0]), Some((2.0, 5.0, 3)));
         assert_eq!(of(&[8.0, 2.0, 4.0, 6.0]), Some((2.0, 5.0, 4)));
+    }
+
+    #[test]
+    fn what_surrounds_a_thing_is_taken_off_and_the_rest_divided() {
+        let summary = |min, median, rounds| Summary { min, median, rounds };
+        let found = summary(40.0, 50.0, 9).less(summary(7.0, 8.0, 10)).divided(3.0);
+        assert_eq!(found, summary(11.0, 14.0, 9));
     }
 }

@@ -11,6 +11,11 @@ use crate::output::{self, Answer, Output};
 pub const HELP: &str = "\
 ROW is the name of a row or the beginning of several; without any, all are measured, which takes a minute or two. Rows:
 
+  run_single, run_batch                                 a run of a program that does nothing, one alone or many in a row
+  tail_call_direct_N, tail_call_indirect_33             one hop of a chain of N + 1 programs (2, 4, 8, 16, 33)
+  tail_call_direct_self, tail_call_indirect_self        one hop of a program into itself
+  empty_slot_direct, empty_slot_indirect                a tail call through an empty slot
+  subprogram_call, subprogram_tail_call                 a function's call and return; with a tail call in the function
   update_insert_N, update_replace_N, update_delete_N    one update of a slot that N direct tail calls go through (1, 10, 100, 1000)
   stall_asleep, stall_spin,                             a run while an updater sleeps, spins,
   stall_replace, stall_replace_async                    replaces the program that is run through, and does so asynchronously

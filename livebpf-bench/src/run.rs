@@ -1,0 +1,26 @@
+//! `run_single`, `run_batch`: one run of a program that does nothing: `r0 = 0; exit`.
+//!
+//! Single: from outside every time, as a caller does it that has one packet; livebpf enters a read-side section for each. Batch: many
+//! in a row. The kernel has one way, its test run, whose loop is part of the figure, as are other contestants' loops.
+
+use livebpf::link::Program;
+
+use crate::programs;
+use crate::work::{Item, Task, Work};
+
+pub fn items() -> Vec<Item> {
+    let task = |single| Task { work: Work { single, ..empty() }, base: None, per: 1.0 };
+    vec![
+        Item::new("run_single", Vec::new(), move || task(true)),
+        Item::new("run_batch", Vec::new(), move || task(false)),
+    ]
+}
+
+/// A run of nothing.
+pub fn empty() -> Work {
+    Work::of(nothing(), 0)
+}
+
+fn nothing() -> Program {
+    programs::answers("bench_empty", 0)
+}

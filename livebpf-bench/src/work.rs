@@ -1,0 +1,84 @@
+//! Something to run: programs with what they need, the answer that says that they did it, and what to take off its time.
+
+use std::sync::Arc;
+
+use livebpf::link::Program;
+use livebpf::object::MapDef;
+
+use crate::row::Wanted;
+
+/// Programs of which the first is run.
+pub struct Work {
+    /// All of them; names differ.
+    pub programs: Vec<Program>,
+    /// Programs in slots of program arrays.
+    pub slots: Vec<Slot>,
+    /// Run once before anything else, by the thread that is measured: fills maps. An index into the programs.
+    pub first: Option<usize>,
+    /// What is run on.
+    pub packet: Vec<u8>,
+    /// What the first program answers.
+    pub answer: u32,
+    /// One run at a time, as a caller that has one packet does it, where the contestant makes a difference.
+    pub single: bool,
+}
+
+/// A program in a slot.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The array's name.
+    pub array: &'static str,
+    /// In the array.
+    pub index: u32,
+    /// Index into the programs.
+    pub program: usize,
+}
+
+impl Work {
+    /// One program alone, on a packet of zeros.
+    pub fn of(program: Program, answer: u32) -> Work {
+        let packet = crate::programs::PACKET.to_vec();
+        Work { programs: vec![program], slots: Vec::new(), first: None, packet, answer, single: false }
+    }
+
+    /// The maps of all programs, each once: two of the same name are one.
+    pub fn maps(&self) -> Vec<Arc<MapDef>> {
+        let mut maps: Vec<Arc<MapDef>> = Vec::new();
+        for def in self.programs.iter().flat_map(|program| &program.maps) {
+            if !maps.iter().any(|known| known.name == def.name) {
+                maps.push(def.clone());
+            }
+        }
+        maps
+    }
+}
+
+/// What a row measures.
+pub struct Task {
+    /// The whole.
+    pub work: Work,
+    /// What surrounds the measured thing.
+    pub base: Option<Work>,
+    /// How often the measured thing is in a run.
+    pub per: f64,
+}
+
+impl Task {
+    /// `per` times something in `work`, beside a run of nothing.
+    pub fn over_empty(work: Work, per: u32) -> Task {
+        Task { work, base: Some(crate::run::empty()), per: f64::from(per) }
+    }
+}
+
+/// A row that is measured by running a [`Task`].
+pub struct Item {
+    pub name: String,
+    pub wanted: Vec<Wanted>,
+    pub task: Box<dyn Fn() -> Task>,
+}
+
+impl Item {
+    pub fn new(name: impl Into<String>, wanted: Vec<Wanted>, task: impl Fn() -> Task + 'static) -> Item {
+        Item { name: name.into(), wanted, task: Box::new(task) }
+    }
+}
