@@ -22,7 +22,7 @@ mod map;
 mod program;
 mod sys;
 
-pub use map::Map;
+pub use map::{Map, RingReader};
 pub use program::{Loadable, Program, TestRun};
 
 use std::io;

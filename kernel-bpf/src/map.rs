@@ -11,6 +11,31 @@ use livebpf::object::{MapDef, MapInit, MapType};
 use crate::sys::{self, MapFd};
 use crate::{Error, Program};
 
+/// The reading end of a ring buffer in the kernel, which looks at no record.
+#[derive(Debug)]
+pub struct RingReader {
+    positions: sys::RingPositions,
+}
+
+impl RingReader {
+    /// That of `map`. There is one for each ring: several would take each other's records.
+    ///
+    /// # Errors
+    /// [`Error::MapType`] for another type; [`Error::Refused`].
+    pub fn of(map: &Map) -> Result<RingReader, Error> {
+        if map.map_type != MapType::RINGBUF {
+            return Err(Error::MapType { name: map.name.clone(), found: map.map_type });
+        }
+        let positions = map.fd.ring_positions().map_err(|source| map.refused("mmap", source))?;
+        Ok(RingReader { positions })
+    }
+
+    /// Gives back the room of all records that were written. Nobody may be writing.
+    pub fn skip(&mut self) {
+        self.positions.skip();
+    }
+}
+
 /// A map in the kernel; it goes with the last program that uses it and this.
 #[derive(Debug)]
 pub struct Map {

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use livebpf::object::{MapDef, MapType, ProgramKind};
 
@@ -25,6 +27,9 @@ const F_RDONLY_PROG: u32 = 1 << 7;
 
 const F_SLEEPABLE: u32 = 1 << 4;
 const F_XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
 
 /// BPF_OBJ_NAME_LEN.
 const NAME: usize = 16;
@@ -225,6 +230,10 @@ impl MapFd {
     pub fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+    /// Where a ring buffer's reader and writers are.
+    pub fn ring_positions(&self) -> io::Result<RingPositions> {
+        RingPositions::new(self.fd.as_fd())
+    }
     /// Whether elements can be read and written.
     pub fn is_known(&self) -> bool {
         self.values > 0
@@ -288,6 +297,54 @@ impl MapFd {
         // SAFETY: the kernel reads a key, which has the map's size: checked above.
         unsafe { bpf(MAP_DELETE_ELEM, &mut attr) }.map(|_| ())
     }
+}
+
+/// How far a ring buffer's reader and its writers are: two pages that the kernel shares.
+#[derive(Debug)]
+pub struct RingPositions {
+    reader: NonNull<AtomicU64>,
+    writers: NonNull<AtomicU64>,
+}
+
+impl RingPositions {
+    fn new(fd: BorrowedFd<'_>) -> io::Result<RingPositions> {
+        let reader = share_page(fd, 0, libc::PROT_READ | libc::PROT_WRITE)?;
+        match share_page(fd, PAGE as libc::off_t, libc::PROT_READ) {
+            Ok(writers) => Ok(RingPositions { reader, writers }),
+            Err(error) => {
+                unshare_page(reader);
+                Err(error)
+            }
+        }
+    }
+
+    /// The reader is as far as the writers.
+    pub fn skip(&mut self) {
+        // SAFETY: both are pages of this value's own, whose first word is a counter.
+        let (reader, writers) = unsafe { (self.reader.as_ref(), self.writers.as_ref()) };
+        reader.store(writers.load(Ordering::Acquire), Ordering::Release);
+    }
+}
+
+impl Drop for RingPositions {
+    fn drop(&mut self) {
+        unshare_page(self.reader);
+        unshare_page(self.writers);
+    }
+}
+
+fn share_page(fd: BorrowedFd<'_>, offset: libc::off_t, protection: libc::c_int) -> io::Result<NonNull<AtomicU64>> {
+    // SAFETY: a new mapping, where there is room for it.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, protection, libc::MAP_SHARED, fd.as_raw_fd(), offset) };
+    if page == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(page.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))
+}
+
+fn unshare_page(page: NonNull<AtomicU64>) {
+    // SAFETY: a mapping of this size that nobody uses any more.
+    unsafe { libc::munmap(page.as_ptr().cast(), PAGE) };
 }
 
 /// A program to load.

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use livebpf::link::Program as Linked;
-use livebpf_kernel_bpf::{Map, Program, probe};
+use livebpf_kernel_bpf::{Map, Program, RingReader, probe};
 
 use crate::error::Error;
 use crate::programs::{self, PACKET, VERSIONS};
 use crate::sides::{Batch, Pair, Runner, Shape, Slots};
-use crate::work::{Slot, Work};
+use crate::work::{Ring, Slot, Work};
 
 struct KernelSlots {
     map: Map,
@@ -37,6 +37,10 @@ struct Runs {
     /// Declared first: see [`KernelSlots`].
     programs: Vec<Program>,
     maps: Vec<Map>,
+    /// To be emptied, and how many runs fill it.
+    ring: Option<(RingReader, u32)>,
+    /// To be run before anything else.
+    first: Option<usize>,
     packet: Vec<u8>,
     slots: bool,
 }
@@ -44,6 +48,9 @@ struct Runs {
 /// Loads the programs into the kernel; nothing is attached.
 pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
     probe()?;
+    if work.embedder {
+        return Err(Error::Lacks("programs are given no functions of an embedder's"));
+    }
     let defs = work.maps();
     let maps: Vec<Map> = defs.iter().map(|def| Map::create(def)).collect::<Result<_, _>>()?;
     let map = |name: &str| {
@@ -58,15 +65,25 @@ pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
     for Slot { array, index, program } in &work.slots {
         map(array)?.set(*index, &programs[*program])?;
     }
-    if let Some(n) = work.first {
-        programs[n].test_run(&work.packet, 1)?;
-    }
-    Ok(Box::new(Runs { programs, maps, packet: work.packet.clone(), slots: !work.slots.is_empty() }))
+    let reader = |ring: Ring| Ok::<_, Error>((RingReader::of(map(ring.map)?)?, ring.runs));
+    let ring = work.ring.map(reader).transpose()?;
+    let slots = !work.slots.is_empty();
+    Ok(Box::new(Runs { programs, maps, ring, first: work.first, packet: work.packet.clone(), slots }))
 }
 
 impl Runner for Runs {
     fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
+        if let Some(n) = self.first.take() {
+            self.programs[n].test_run(&self.packet, 1)?;
+        }
+        if let Some((ring, _)) = &mut self.ring {
+            ring.skip();
+        }
         test_run(&self.programs[0], &self.packet, runs)
+    }
+
+    fn most(&self) -> Option<u32> {
+        self.ring.as_ref().map(|(_, runs)| *runs)
     }
 }
 

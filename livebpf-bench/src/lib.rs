@@ -8,12 +8,16 @@
 //! A contestant that cannot take part leaves its column with the reason. Nothing here is a dependency of `livebpf`.
 
 mod call;
+mod compute;
 mod contestant;
 mod error;
+mod helpers;
 mod interleave;
 mod kernel;
 mod live;
 mod load;
+mod maps;
+mod objects;
 mod place;
 mod programs;
 mod report;

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use livebpf::context::Context;
-use livebpf::runtime::{Completion, Ebpf, Engine, Program, ProgramArray, Runtime, Worker};
+use livebpf::helper::{Arg, Proto, Ret};
+use livebpf::runtime::{Completion, Ebpf, Engine, Program, ProgramArray, RingBuffer, Runtime, Worker};
 
 use crate::error::Error;
+use crate::helpers::PLUS_ONE;
 use crate::programs::{self, MISSED, PACKET, VERSIONS};
 use crate::sides::{Batch, Pair, Runner, Shape, Slots};
-use crate::work::{Slot, Work};
+use crate::work::{Ring, Slot, Work};
 
 struct LiveSlots {
     runtime: Runtime,
@@ -25,6 +27,10 @@ struct LiveRunner {
 /// A program of a [`Work`].
 struct Runs {
     runner: LiveRunner,
+    /// To be run before anything else.
+    first: Option<Program>,
+    /// To be emptied, and how many runs fill it.
+    ring: Option<(RingBuffer, u32)>,
     /// One section for each run.
     single: bool,
     /// Declared last: it is there as long as anything that refers to it.
@@ -33,7 +39,11 @@ struct Runs {
 
 /// Loads the programs into a runtime of their own.
 pub fn prepare(engine: Engine, work: &Work) -> Result<Box<dyn Runner>, Error> {
-    let runtime = Runtime::builder().engine(engine).build()?;
+    let mut builder = Runtime::builder().engine(engine);
+    if work.embedder {
+        builder = builder.helper(plus_one(), |call| call.arg(0).wrapping_add(1));
+    }
+    let runtime = builder.build()?;
     let ebpf = runtime.load_linked(work.programs.clone())?;
     let program = |n: usize| {
         let name = &work.programs[n].name;
@@ -43,15 +53,24 @@ pub fn prepare(engine: Engine, work: &Work) -> Result<Box<dyn Runner>, Error> {
         let map = ebpf.map(array).ok_or(Error::Lacks("a map that was made is not there"))?;
         ProgramArray::try_from(map)?.set(*index, &program(*n)?)?;
     }
-    let mut runner = LiveRunner::new(&runtime, program(0)?, &work.packet)?;
-    if let Some(n) = work.first {
-        runner.worker.run(&program(n)?, &mut runner.context)?;
-    }
-    Ok(Box::new(Runs { runner, single: work.single, _loaded: (ebpf, runtime) }))
+    let runner = LiveRunner::new(&runtime, program(0)?, &work.packet)?;
+    let first = work.first.map(program).transpose()?;
+    let ring = |ring: Ring| {
+        let map = ebpf.map(ring.map).ok_or(Error::Lacks("a map that was made is not there"))?;
+        Ok::<_, Error>((RingBuffer::try_from(map)?, ring.runs))
+    };
+    let ring = work.ring.map(ring).transpose()?;
+    Ok(Box::new(Runs { runner, first, ring, single: work.single, _loaded: (ebpf, runtime) }))
 }
 
 impl Runner for Runs {
     fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
+        if let Some(first) = self.first.take() {
+            self.runner.worker.run(&first, &mut self.runner.context)?;
+        }
+        if let Some((ring, _)) = &self.ring {
+            ring.consume(|_| {})?;
+        }
         if !self.single {
             return self.runner.batch(runs);
         }
@@ -62,6 +81,23 @@ impl Runner for Runs {
         }
         let ns = start.elapsed().as_nanos() as f64 / f64::from(runs);
         Ok(Batch { ns, wall_ns: ns, answer })
+    }
+
+    fn most(&self) -> Option<u32> {
+        self.ring.as_ref().map(|(_, runs)| *runs)
+    }
+}
+
+/// The embedder's function: a number in, a number out.
+fn plus_one() -> Proto {
+    Proto {
+        id: PLUS_ONE,
+        name: "plus_one".to_owned(),
+        args: vec![Arg::Anything],
+        ret: Ret::Integer,
+        changes_packet: false,
+        packet_memory: false,
+        gpl_only: false,
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Shape {
 /// Set up: slot 0 and all others hold version 0.
 pub struct Pair {
     /// Declared first: its sites are gone before the array is.
-    pub runner: Box<dyn Runner>,
+    pub runner: Box<dyn Runner + Send>,
     pub slots: Box<dyn Slots>,
 }
 
@@ -51,7 +51,7 @@ pub struct Batch {
 }
 
 /// The program with the tail calls.
-pub trait Runner: Send {
+pub trait Runner {
     /// Runs it `runs` times in one go.
     fn batch(&mut self, runs: u32) -> Result<Batch, Error>;
 

@@ -19,6 +19,10 @@ pub struct Work {
     pub packet: Vec<u8>,
     /// What the first program answers.
     pub answer: u32,
+    /// A ring buffer to be emptied between the batches.
+    pub ring: Option<Ring>,
+    /// Programs call a function of the embedder's, number [`crate::helpers::PLUS_ONE`].
+    pub embedder: bool,
     /// One run at a time, as a caller that has one packet does it, where the contestant makes a difference.
     pub single: bool,
 }
@@ -34,11 +38,29 @@ pub struct Slot {
     pub program: usize,
 }
 
+/// A ring buffer that fills up.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring {
+    /// Its name.
+    pub map: &'static str,
+    /// Runs that it has room for.
+    pub runs: u32,
+}
+
 impl Work {
     /// One program alone, on a packet of zeros.
     pub fn of(program: Program, answer: u32) -> Work {
         let packet = crate::programs::PACKET.to_vec();
-        Work { programs: vec![program], slots: Vec::new(), first: None, packet, answer, single: false }
+        Work {
+            programs: vec![program],
+            slots: Vec::new(),
+            first: None,
+            packet,
+            answer,
+            ring: None,
+            embedder: false,
+            single: false,
+        }
     }
 
     /// The maps of all programs, each once: two of the same name are one.

@@ -16,6 +16,11 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   tail_call_direct_self, tail_call_indirect_self        one hop of a program into itself
   empty_slot_direct, empty_slot_indirect                a tail call through an empty slot
   subprogram_call, subprogram_tail_call                 a function's call and return; with a tail call in the function
+  ktime_get_ns, smp_processor_id, prandom_u32           a call of a helper; helper_call: of a function of the embedder's
+  lookup_T, map_update_T, map_refill_hash               a lookup, an update, an element removed and put back, by type of map
+  map_push_pop_T, ring_output, ring_reserve             a queue's or stack's element in and out; a record of a ring buffer
+  xorshift, lcg, divmod                                 a round of a computation
+  fletcher32_1500, csum16_1500, csum32_1500, fnv1a_1500 a sum over 1500 bytes of a packet
   update_insert_N, update_replace_N, update_delete_N    one update of a slot that N direct tail calls go through (1, 10, 100, 1000)
   stall_asleep, stall_spin,                             a run while an updater sleeps, spins,
   stall_replace, stall_replace_async                    replaces the program that is run through, and does so asynchronously

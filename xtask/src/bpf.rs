@@ -14,11 +14,12 @@ use object::{Endianness, Object, ObjectSection};
 
 const CLANG: &str = "clang-19";
 const FLAGS: [&str; 7] = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-fdebug-compilation-dir=."];
-const FOLDERS: [&str; 4] = [
+const FOLDERS: [&str; 5] = [
     "livebpf/tests/data/scenarios",
     "livebpf/tests/data/objects",
     "livebpf/tests/data/upgrade",
     "livebpf-cli/assets/demo",
+    "livebpf-bench/bpf",
 ];
 
 /// One object to build.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo run -p xtask -- bpf [--check] | miri|asan|tsan|valgrind|fuzz [--all]
 
-  bpf           build every *.bpf.c of the tests and of the demo with clang-19, in place
+  bpf           build every *.bpf.c of the tests, the demo and the benchmarks with clang-19, in place
   bpf --check   build them elsewhere and say which committed objects differ; exit status 1 when one does
   miri          the unit tests of the pure rooms, interpreted; nightly with miri
   asan          programs and updates under the address sanitiser; nightly with rust-src

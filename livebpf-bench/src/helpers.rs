@@ -1,0 +1,46 @@
+//! `ktime_get_ns`, `smp_processor_id`, `prandom_u32`: one call of a helper of the kernel's that takes no argument, in a loop; and
+//! `helper_call`: one of a function of the embedder's, which the kernel has not.
+//!
+//! The loop is in the figures of the first three, as nothing else would be left of some of them; of `helper_call` it is taken off.
+
+use crate::contestant::Contestant;
+use crate::programs;
+use crate::row::Wanted;
+use crate::work::{Item, Task, Work};
+
+/// Calls in a run.
+const CALLS: u32 = 1000;
+/// The number by which programs call the embedder's function: answers its argument plus one.
+pub const PLUS_ONE: u32 = livebpf::helper::FIRST_CUSTOM;
+
+/// Row, number and name of the helper, what is wanted beside the kernel.
+const HELPERS: [(&str, &str, f64); 3] = [
+    ("ktime_get_ns", "call bpf_ktime_get_ns#5", 0.8),
+    ("smp_processor_id", "call bpf_get_smp_processor_id#8", 1.5),
+    ("prandom_u32", "call bpf_get_prandom_u32#7", 0.3),
+];
+
+pub fn items() -> Vec<Item> {
+    let item =
+        |(name, call, factor)| Item::new(name, vec![Wanted::Of(Contestant::Kernel, factor)], move || calls(call));
+    let mut items: Vec<Item> = HELPERS.map(item).into();
+    items.push(Item::new("helper_call", Vec::new(), helper_call));
+    items
+}
+
+/// A loop of calls. The answer, that of a processor's number of less than 2^16 or of any number made 0, does not depend on theirs.
+fn calls(call: &str) -> Task {
+    let source = format!(
+        "r6 = 0\nr7 = {CALLS}\nloop: {call}\nr6 |= r0\nr7 -= 1\nif r7 != 0 goto loop\nr6 &= 0\nr0 = r6\nr0 += 1\nexit"
+    );
+    Task::over_empty(Work::of(programs::program("bench_helper", &source), 1), CALLS)
+}
+
+fn helper_call() -> Task {
+    let around =
+        |body: &str| format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit");
+    let called = around(&format!("r1 = r6\ncall plus_one#{PLUS_ONE}\nr6 = r0"));
+    let work = Work { embedder: true, ..Work::of(programs::program("bench_helper", &called), CALLS) };
+    let base = Work::of(programs::program("bench_no_helper", &around("r6 += 1")), CALLS);
+    Task { work, base: Some(base), per: f64::from(CALLS) }
+}
