@@ -31,8 +31,8 @@ fn subprogram_call() -> Task {
         format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit\n{behind}")
     };
     let called = around("r1 = r6\ncall sub\nr6 = r0", "sub: r0 = r1\nr0 += 1\nexit");
-    let work = Work::of(functions("bench_call", &called), CALLS);
-    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS);
+    let work = Work::of(functions("bench_call", &called), CALLS).native("call_loop");
+    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS).native("no_call_loop");
     Task { work, base: Some(base), per: f64::from(CALLS) }
 }
 

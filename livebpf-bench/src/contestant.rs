@@ -5,7 +5,10 @@ use livebpf::runtime::Engine;
 use crate::error::Error;
 use crate::sides::{Pair, Runner, Shape};
 use crate::work::Work;
-use crate::{kernel, live};
+use crate::{kernel, live, native};
+
+/// Of one that is in no subject of runtimes.
+pub(crate) const NO_RUNTIME: Error = Error::Lacks("it has nothing that can be changed");
 
 /// One column of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -14,17 +17,22 @@ pub enum Contestant {
     Livebpf,
     /// The Linux kernel that runs here, through bpf(2).
     Kernel,
+    /// The same in C, compiled by `cc -O2`.
+    Native,
 }
 
 impl Contestant {
     /// Those that livebpf can be measured against.
-    pub const OTHERS: [Contestant; 1] = [Contestant::Kernel];
+    pub const OTHERS: [Contestant; 2] = [Contestant::Kernel, Contestant::Native];
+    /// Those whose slots can be changed while programs run through them, and that load programs as livebpf does.
+    pub(crate) const RUNTIMES: [Contestant; 2] = [Contestant::Livebpf, Contestant::Kernel];
 
     /// The name, as options and reports have it.
     pub fn name(self) -> &'static str {
         match self {
             Contestant::Livebpf => "livebpf",
             Contestant::Kernel => "kernel",
+            Contestant::Native => "native",
         }
     }
 
@@ -49,6 +57,7 @@ impl Contestant {
         match self {
             Contestant::Livebpf => live::set_up(engine, shape),
             Contestant::Kernel => kernel::set_up(shape),
+            _ => Err(NO_RUNTIME),
         }
     }
 
@@ -57,6 +66,7 @@ impl Contestant {
         match self {
             Contestant::Livebpf => live::prepare(engine, work),
             Contestant::Kernel => kernel::prepare(work),
+            Contestant::Native => native::prepare(work),
         }
     }
 }
@@ -70,7 +80,7 @@ mod tests {
         let parse = |names: &[&str]| Contestant::parse(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(parse(&["kernel", "kernel"]).expect("known"), [Contestant::Kernel]);
         assert_eq!(parse(&["none"]).expect("known"), []);
-        let message = parse(&["kernel", "rbpf"]).expect_err("not there").to_string();
-        assert_eq!(message, "no contestant is named \"rbpf\"; there is kernel, none");
+        let message = parse(&["kernel", "java"]).expect_err("not there").to_string();
+        assert_eq!(message, "no contestant is named \"java\"; there is kernel, native, none");
     }
 }

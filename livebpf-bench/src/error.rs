@@ -63,6 +63,9 @@ pub enum Error {
         /// What is right.
         wanted: u32,
     },
+    /// What C there is was not compiled or loaded.
+    #[error("{0}")]
+    Library(String),
     /// This contestant has no such thing.
     #[error("{0}")]
     Lacks(&'static str),

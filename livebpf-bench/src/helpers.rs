@@ -40,7 +40,8 @@ fn helper_call() -> Task {
     let around =
         |body: &str| format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit");
     let called = around(&format!("r1 = r6\ncall plus_one#{PLUS_ONE}\nr6 = r0"));
-    let work = Work { embedder: true, ..Work::of(programs::program("bench_helper", &called), CALLS) };
-    let base = Work::of(programs::program("bench_no_helper", &around("r6 += 1")), CALLS);
+    let work = Work::of(programs::program("bench_helper", &called), CALLS).native("helper_loop");
+    let work = Work { embedder: true, ..work };
+    let base = Work::of(programs::program("bench_no_helper", &around("r6 += 1")), CALLS).native("no_call_loop");
     Task { work, base: Some(base), per: f64::from(CALLS) }
 }

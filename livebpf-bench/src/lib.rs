@@ -7,6 +7,8 @@
 //!
 //! A contestant that cannot take part leaves its column with the reason. Nothing here is a dependency of `livebpf`.
 
+#![deny(unsafe_code)]
+
 mod call;
 mod compute;
 mod contestant;
@@ -17,9 +19,11 @@ mod kernel;
 mod live;
 mod load;
 mod maps;
+mod native;
 mod objects;
 mod place;
 mod programs;
+mod raw;
 mod report;
 mod row;
 mod run;
@@ -104,6 +108,11 @@ impl Session<'_> {
     fn contestants(&self) -> impl Iterator<Item = Contestant> + use<> {
         let against = self.options.against.clone();
         std::iter::once(Contestant::Livebpf).chain(against)
+    }
+
+    /// Those of them that are runtimes.
+    fn runtimes(&self) -> impl Iterator<Item = Contestant> + use<> {
+        self.contestants().filter(|contestant| Contestant::RUNTIMES.contains(contestant))
     }
 
     fn wants(&self, name: &str) -> bool {

@@ -15,7 +15,7 @@ use livebpf::verify;
 use livebpf_kernel_bpf::{Loadable, Map, probe};
 
 use crate::Session;
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, NO_RUNTIME};
 use crate::error::Error;
 use crate::interleave::{Budget, Entrant, Side, interleave};
 use crate::place;
@@ -100,11 +100,12 @@ fn subject(session: &mut Session<'_>, rows: Vec<Row>, program: &Linked, divisor:
         let loader = match contestant {
             Contestant::Livebpf => Live::new(options.engine, program).map(|live| Box::new(live) as Box<dyn Loader>),
             Contestant::Kernel => Kernel::new(program).map(|kernel| Box::new(kernel) as Box<dyn Loader>),
+            _ => Err(NO_RUNTIME),
         };
         let side = loader.map(|loader| Box::new(Loads { loader, rows: &rows, divisor }) as Box<dyn Side + '_>);
         Entrant::new(contestant, side, rows.len())
     };
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
     place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(options.effort)));
     let columns = |n: usize| entrants.iter().map(|entrant| Column::of(entrant, n)).collect();
     rows.iter().enumerate().map(|(n, row)| Measured { row: row.clone(), columns: columns(n) }).collect()

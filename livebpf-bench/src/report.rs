@@ -52,8 +52,11 @@ impl Column {
 
     fn json(&self) -> Value {
         match &self.result {
-            Ok(Summary { min, median, rounds }) => {
-                let mut json = json!({ "min": rounded(*min), "median": rounded(*median), "rounds": rounds });
+            Ok(summary) => {
+                let Summary { min, median, rounds, .. } = *summary;
+                let spread = rounded(summary.spread());
+                let mut json =
+                    json!({ "min": rounded(min), "median": rounded(median), "spread": spread, "rounds": rounds });
                 if let Some(rate) = self.rate {
                     json["updates_per_second"] = json!(rate.round());
                 }
@@ -201,14 +204,14 @@ pub(crate) mod tests {
     fn json_has_one_object_for_each_row() {
         let one = json!({
             "row": "one", "unit": "us",
-            "livebpf": { "min": 2.0, "median": 3.0, "rounds": 3 },
-            "kernel": { "min": 20.0, "median": 25.0, "rounds": 2 },
+            "livebpf": { "min": 2.0, "median": 3.0, "spread": 0.666667, "rounds": 3 },
+            "kernel": { "min": 20.0, "median": 25.0, "spread": 0.4, "rounds": 2 },
             "ratio": { "kernel": 0.12 },
             "wanted": [{ "at_most": 0.5, "of": "kernel", "found": 0.12, "met": true }],
         });
         let two = json!({
             "row": "two", "unit": "x",
-            "livebpf": { "min": 12.0, "median": 12.5, "rounds": 2, "updates_per_second": 18000.0 },
+            "livebpf": { "min": 12.0, "median": 12.5, "spread": 0.08, "rounds": 2, "updates_per_second": 18000.0 },
             "kernel": { "why_not": "bpf(): no" },
             "ratio": { "kernel": null },
             "wanted": [

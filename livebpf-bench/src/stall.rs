@@ -78,7 +78,7 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
         Entrant::new(contestant, side.map(|side| Box::new(side) as Box<dyn Side>), 2 * modes.len() + 1)
     };
     // The kernel first: its rate is livebpf's pace.
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
     entrants.reverse();
     interleave(&mut entrants, &BUDGET.with(options.effort));
     entrants.reverse();
@@ -131,7 +131,7 @@ impl Stall {
     fn pace(&self) -> Option<f64> {
         match self.contestant {
             Contestant::Kernel => None,
-            Contestant::Livebpf => Some(self.kernel_rate.get().max(RATE)),
+            _ => Some(self.kernel_rate.get().max(RATE)),
         }
     }
 

@@ -1,16 +1,18 @@
-//! A report for people: one line for each row, its figures, the ratio, and what was wanted.
+//! A report for people: for each row a line for each contestant that was measured: its figures, how many times as long livebpf takes, and
+//! what was wanted of that.
 
 use std::fmt::Write as _;
 
-use crate::contestant::Contestant;
 use crate::report::{Column, Found, Measured, Report};
 use crate::row::Wanted;
+
+const HEAD: [&str; 9] = ["row", "unit", "contestant", "min", "median", "spread", "rounds", "livebpf is", "wanted"];
 
 impl Report {
     /// The table, with what a reader has to know below it.
     pub fn text(&self) -> String {
-        let mut lines = vec![self.head()];
-        lines.extend(self.rows.iter().map(|measured| self.line(measured)));
+        let mut lines = vec![HEAD.map(str::to_owned)];
+        self.rows.iter().for_each(|measured| lines.extend(self.lines(measured)));
         let mut text = align(&lines);
         for note in self.why_not().into_iter().chain(self.rates()).chain(self.notes.clone()) {
             let _ = writeln!(text, "{note}");
@@ -18,48 +20,51 @@ impl Report {
         text
     }
 
-    fn contestants(&self) -> impl Iterator<Item = Contestant> + use<'_> {
-        self.rows.first().into_iter().flat_map(|m| m.columns.iter().map(|column| column.contestant))
-    }
-
-    fn head(&self) -> Vec<String> {
-        let mut cells = vec!["row".to_owned(), "unit".to_owned()];
-        for contestant in self.contestants() {
-            cells.extend([format!("{} min", contestant.name()), "median".to_owned(), "rounds".to_owned()]);
+    /// livebpf's line first, whatever it says, with all that is wanted and is not about another line.
+    fn lines(&self, measured: &Measured) -> Vec<[String; 9]> {
+        let found = self.found(measured);
+        let (row, unit) = (measured.row.name.clone(), measured.row.unit.name().to_owned());
+        let mut lines = Vec::new();
+        for (n, column) in measured.columns.iter().enumerate() {
+            let wanted = |about: &Found| match &about.wanted {
+                Wanted::Of(contestant, _) if about.found.is_some() => column.contestant == *contestant,
+                _ => n == 0,
+            };
+            let wanted: Vec<String> = found.iter().filter(|about| wanted(about)).map(verdict).collect();
+            let figures = match &column.result {
+                Ok(summary) => [
+                    figure(summary.min),
+                    figure(summary.median),
+                    format!("{:.0} %", 100.0 * summary.spread()),
+                    summary.rounds.to_string(),
+                ],
+                Err(_) if n == 0 => ["-"; 4].map(str::to_owned),
+                Err(_) => continue,
+            };
+            let [min, median, spread, rounds] = figures;
+            let ratio = if n == 0 { None } else { measured.ratio(column.contestant) };
+            let ratio = ratio.map(|ratio| format!("{} x", figure(ratio))).unwrap_or_default();
+            let name = column.contestant.name().to_owned();
+            let (row, unit) = if n == 0 { (row.clone(), unit.clone()) } else { Default::default() };
+            lines.push([row, unit, name, min, median, spread, rounds, ratio, wanted.join("; ")]);
         }
-        cells.extend(self.contestants().skip(1).map(|contestant| format!("x {}", contestant.name())));
-        cells.push("wanted".to_owned());
-        cells
+        lines
     }
 
-    fn line(&self, measured: &Measured) -> Vec<String> {
-        let mut cells = vec![measured.row.name.clone(), measured.row.unit.name().to_owned()];
-        for Column { result, .. } in &measured.columns {
-            match result {
-                Ok(summary) => {
-                    cells.extend([figure(summary.min), figure(summary.median), summary.rounds.to_string()]);
-                }
-                Err(_) => cells.extend(["-", "-", "-"].map(str::to_owned)),
-            }
-        }
-        let ratios = self.contestants().skip(1).map(|contestant| measured.ratio(contestant));
-        cells.extend(ratios.map(|ratio| ratio.map_or_else(|| "-".to_owned(), figure)));
-        cells.push(self.found(measured).iter().map(verdict).collect::<Vec<_>>().join("; "));
-        cells
-    }
-
-    /// Why columns are empty, each reason once.
+    /// Why figures are missing, each reason once, with the rows.
     fn why_not(&self) -> Vec<String> {
-        let mut reasons: Vec<String> = Vec::new();
-        for column in self.rows.iter().flat_map(|m| &m.columns) {
-            if let Err(why) = &column.result {
-                let reason = format!("{}: not measured: {why}", column.contestant.name());
-                if !reasons.contains(&reason) {
-                    reasons.push(reason);
+        let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+        for measured in &self.rows {
+            for Column { contestant, result, .. } in &measured.columns {
+                let Err(why) = result else { continue };
+                let reason = format!("{}: not measured: {why}", contestant.name());
+                match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                    Some((_, rows)) => rows.push(&measured.row.name),
+                    None => reasons.push((reason, vec![&measured.row.name])),
                 }
             }
         }
-        reasons
+        reasons.into_iter().map(|(reason, rows)| format!("{reason} ({})", rows.join(", "))).collect()
     }
 
     /// How many updates a second there were.
@@ -83,7 +88,10 @@ fn verdict(found: &Found) -> String {
     };
     let Some(value) = found.found else { return format!("{wanted}: not known") };
     let met = if found.is_met() == Some(true) { "met" } else { "NOT MET" };
-    format!("{wanted}: {met} ({})", figure(value))
+    match found.wanted {
+        Wanted::OfRow(..) => format!("{wanted}: {met} ({})", figure(value)),
+        _ => format!("{wanted}: {met}"),
+    }
 }
 
 /// Three digits or so.
@@ -102,16 +110,14 @@ fn figure(value: f64) -> String {
 }
 
 /// The cells of each line below each other: names and what was wanted to the left, figures to the right.
-fn align(lines: &[Vec<String>]) -> String {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |n: usize| lines.iter().filter_map(|line| line.get(n)).map(String::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+fn align(lines: &[[String; 9]]) -> String {
+    let width = |n: usize| lines.iter().map(|line| line[n].len()).max().unwrap_or(0);
     let mut text = String::new();
     for line in lines {
         let cells = line.iter().enumerate().map(|(n, cell)| match n {
-            0 | 1 => format!("{cell:<width$}", width = widths[n]),
-            n if n + 1 == columns => cell.clone(),
-            n => format!("{cell:>width$}", width = widths[n]),
+            0..3 => format!("{cell:<width$}", width = width(n)),
+            8 => cell.clone(),
+            n => format!("{cell:>width$}", width = width(n)),
         });
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
@@ -125,11 +131,12 @@ mod tests {
     #[test]
     fn the_table_says_what_was_wanted_and_why_a_column_is_empty() {
         let wanted = "\
-row  unit  livebpf min  median  rounds  kernel min  median  rounds  x kernel  wanted
-one  us           2.00    3.00       3       20.00   25.00       2     0.120  at most 0.5 x kernel: met (0.120)
-two  x           12.00   12.50       2           -       -       -         -  at most 0.02 x kernel: not known; \
-at most 3 x one: NOT MET (4.17); at most 1.5: NOT MET (12.50)
-kernel: not measured: bpf(): no
+row  unit  contestant    min  median  spread  rounds  livebpf is  wanted
+one  us    livebpf      2.00    3.00    67 %       3
+           kernel      20.00   25.00    40 %       2     0.120 x  at most 0.5 x kernel: met
+two  x     livebpf     12.00   12.50     8 %       2              at most 0.02 x kernel: not known; \
+at most 3 x one: NOT MET (4.17); at most 1.5: NOT MET
+kernel: not measured: bpf(): no (two)
 two: updates a second: livebpf 18000
 a note
 ";

@@ -162,6 +162,17 @@ mod tests {
     }
 
     #[test]
+    fn and_in_c() {
+        if let Err(error) = crate::native::prepare(&run::empty()) {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let wrong: Vec<String> =
+            items().iter().filter_map(|item| wrong(Contestant::Native, Engine::Jit, item, 2)).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
     fn and_in_the_kernel() {
         if let Err(error) = livebpf_kernel_bpf::probe() {
             eprintln!("skipped: {error}");

@@ -34,7 +34,7 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
         let pair = contestant.set_up(options.engine, &SHAPE);
         Entrant::new(contestant, pair.map(|pair| Box::new(All { pair, version: 0 }) as Box<dyn Side>), 1)
     };
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
     place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(options.effort)));
     let columns: Vec<Column> = entrants.iter().map(|entrant| Column::of(entrant, 0)).collect();
     rows().into_iter().map(|row| Measured { row, columns: columns.clone() }).collect()

@@ -74,7 +74,7 @@ fn subject(
         let side = contestant.set_up(options.engine, &shape).map(&side);
         Entrant::new(contestant, side, kinds.len())
     };
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
     // Set up unpinned, so that the runtime's own thread may run anywhere.
     place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(options.effort)));
     let all = rows();

@@ -17,7 +17,7 @@ use livebpf::runtime::{Ebpf, Engine, Error as LiveError, Program, Runtime, Upgra
 use livebpf_kernel_bpf as kernel;
 
 use crate::Session;
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, NO_RUNTIME};
 use crate::error::Error;
 use crate::interleave::{Budget, Entrant, Side, interleave};
 use crate::report::{Column, Measured};
@@ -50,7 +50,7 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
     }
     (session.progress)("upgrade_mixed: upgrades of a chain that runs");
     let entrant = |contestant: Contestant| Entrant::new(contestant, set_up(contestant, session.options.engine), 1);
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
     interleave(&mut entrants, &BUDGET.with(session.options.effort));
     let columns = entrants.iter().map(|entrant| Column::of(entrant, 0)).collect();
     rows().into_iter().map(|row| Measured { row, columns: Vec::clone(&columns) }).collect()
@@ -60,6 +60,7 @@ fn set_up(contestant: Contestant, engine: Engine) -> Result<Box<dyn Side>, Error
     Ok(match contestant {
         Contestant::Livebpf => Box::new(Live::new(engine)?),
         Contestant::Kernel => Box::new(Kernel::new()?),
+        _ => return Err(NO_RUNTIME),
     })
 }
 

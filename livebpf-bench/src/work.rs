@@ -23,6 +23,8 @@ pub struct Work {
     pub ring: Option<Ring>,
     /// Programs call a function of the embedder's, number [`crate::helpers::PLUS_ONE`].
     pub embedder: bool,
+    /// The C function that does the same.
+    pub native: Option<&'static str>,
     /// One run at a time, as a caller that has one packet does it, where the contestant makes a difference.
     pub single: bool,
 }
@@ -48,6 +50,12 @@ pub struct Ring {
 }
 
 impl Work {
+    /// The same, done by a function in C.
+    #[must_use]
+    pub fn native(self, name: &'static str) -> Work {
+        Work { native: Some(name), ..self }
+    }
+
     /// One program alone, on a packet of zeros.
     pub fn of(program: Program, answer: u32) -> Work {
         let packet = crate::programs::PACKET.to_vec();
@@ -59,6 +67,7 @@ impl Work {
             answer,
             ring: None,
             embedder: false,
+            native: None,
             single: false,
         }
     }

@@ -1,4 +1,4 @@
-//! `bench`: livebpf beside the running kernel, row by row, in one run. The rows and how they are measured are the bench crate's.
+//! `bench`: livebpf beside the running kernel and others, row by row, in one run. The rows and how they are measured are the bench crate's.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,10 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   livebpf bench --quick --against none
   livebpf bench --object prog.o      rows load_OBJECT/PROGRAM and processed_OBJECT/PROGRAM: loads of its programs, instructions verified
 
-Contestants take turns in one run, and only its ratios count. The kernel needs root; without it its column says why it is empty.";
+Contestants take turns in one run, and only its ratios count; the report says who was not measured and why.
+
+  kernel    the running one, by BPF_PROG_TEST_RUN, minus the empty run: needs root
+  native    the same in C, by `cc -O2`";
 
 /// `bench [ROW...] [--against NAME,...] [--rounds N] [--quick]`
 #[derive(clap::Args, Debug, Clone)]
@@ -40,9 +43,9 @@ pub struct BenchArgs {
     /// Rows to measure.
     #[arg(value_name = "ROW")]
     pub rows: Vec<String>,
-    /// Who to measure besides livebpf: kernel, or none.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kernel")]
-    pub against: Vec<String>,
+    /// Who to measure besides livebpf: kernel, native, or none; without it all that can be had.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub against: Option<Vec<String>>,
     /// At most so many rounds of each contestant.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rounds: Option<u32>,
@@ -58,7 +61,10 @@ pub fn run(engine: Engine, objects: &[PathBuf], args: &BenchArgs, output: Output
     let options = Options {
         rows: Row::select(&args.rows, &objects)?,
         objects,
-        against: Contestant::parse(&args.against)?,
+        against: match &args.against {
+            Some(names) => Contestant::parse(names)?,
+            None => Contestant::OTHERS.to_vec(),
+        },
         engine,
         effort: Effort { quick: args.quick, rounds: args.rounds.map(|rounds| rounds as usize) },
     };

@@ -102,6 +102,17 @@ fn unsafe_stands_only_in_its_rooms() {
 }
 
 #[test]
+fn the_benchmarks_leave_safe_rust_in_one_file() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../livebpf-bench/src");
+    let files: Vec<PathBuf> = fs::read_dir(&src).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() > 10, "the sources were found");
+    let lenient = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains("allow(unsafe_code)");
+    let lenient: Vec<_> = files.iter().filter(lenient).filter_map(|path| path.file_name()).collect();
+    assert_eq!(lenient, ["raw.rs"]);
+    assert!(fs::read_to_string(src.join("lib.rs")).unwrap().contains("#![deny(unsafe_code)]"));
+}
+
+#[test]
 fn pure_rooms_do_no_io_and_start_no_threads() {
     for (path, text) in sources() {
         if !["insn", "object", "link", "cbpf", "verify", "jit"].contains(&ROOMS[room(&path)]) {

@@ -1,0 +1,74 @@
+//! The one place where this crate leaves safe Rust: machine code that others made is called from here.
+//!
+//! It is code of functions `uint32_t f(const uint8_t *)` that read at most [`READS`] bytes there and return: what this crate's own C
+//! says, compiled by the system's compiler.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Bytes that a function may read.
+pub const READS: usize = 1500;
+
+/// A function of C's.
+#[derive(Clone, Copy, Debug)]
+pub struct Function(unsafe extern "C" fn(*const u8) -> u32);
+
+impl Function {
+    /// Calls it `runs` times; the last answer.
+    ///
+    /// # Panics
+    /// For fewer than [`READS`] bytes.
+    pub fn call(self, runs: u32, data: &[u8]) -> u32 {
+        assert!(data.len() >= READS, "functions read {READS} bytes");
+        let mut answer = 0;
+        for _ in 0..runs {
+            // SAFETY: it reads at most `READS` bytes, which are there, and returns. The compiler cannot know which function it is.
+            answer = unsafe { std::hint::black_box(self).0(data.as_ptr()) };
+        }
+        answer
+    }
+}
+
+/// A shared library, which stays loaded as long as the process runs.
+#[derive(Debug)]
+pub struct Library(usize);
+
+impl Library {
+    /// Loads the library that was compiled from this crate's own source.
+    pub fn open(path: &Path) -> Result<Library, Error> {
+        let name =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Lacks("a file's name with a zero in it"))?;
+        // SAFETY: the name ends in a zero. Our source has no constructors: nothing runs.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        if handle.is_null() { Err(Error::Library(last_error())) } else { Ok(Library(handle as usize)) }
+    }
+
+    /// Its function `name`, which is of the kind that this file is about.
+    pub fn function(&self, name: &str) -> Result<Function, Error> {
+        let symbol = CString::new(name).map_err(|_| Error::Lacks("a function's name with a zero in it"))?;
+        // SAFETY: the handle is open and the name ends in a zero.
+        let address = unsafe { libc::dlsym(self.0 as *mut libc::c_void, symbol.as_ptr()) };
+        if address.is_null() {
+            return Err(Error::Library(last_error()));
+        }
+        // SAFETY: the address of a function of this kind: all that our source exports.
+        Ok(Function(unsafe {
+            std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn(*const u8) -> u32>(address)
+        }))
+    }
+}
+
+/// What dlopen or dlsym had to say.
+fn last_error() -> String {
+    // SAFETY: dlerror answers null or a text that stays until the next call of this thread.
+    let text = unsafe { libc::dlerror() };
+    if text.is_null() {
+        return "no reason given".to_owned();
+    }
+    // SAFETY: not null, so a text that ends in a zero.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
