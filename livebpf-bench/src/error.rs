@@ -66,6 +66,9 @@ pub enum Error {
     /// What C there is was not compiled or loaded.
     #[error("{0}")]
     Library(String),
+    /// A program whose runs are not measured.
+    #[error("{0}")]
+    LeftOut(String),
     /// This contestant has no such thing.
     #[error("{0}")]
     Lacks(&'static str),

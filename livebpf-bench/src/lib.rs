@@ -20,6 +20,8 @@ mod live;
 mod load;
 mod maps;
 mod native;
+mod object_runs;
+mod object_sizes;
 mod objects;
 mod place;
 mod programs;
@@ -30,6 +32,7 @@ mod run;
 mod sides;
 mod stall;
 mod stats;
+mod subject;
 mod table;
 mod tail_call;
 mod timed;
@@ -41,10 +44,10 @@ mod work;
 pub use contestant::Contestant;
 pub use error::Error;
 pub use interleave::Effort;
-pub use load::Subject;
-pub use report::{Column, Found, Measured, Report};
+pub use report::{Column, Found, LeftOut, Measured, Report};
 pub use row::{Row, Unit, Wanted};
 pub use stats::Summary;
+pub use subject::Subject;
 
 use livebpf::runtime::Engine;
 use livebpf_kernel_bpf::cpu;
@@ -54,7 +57,7 @@ use livebpf_kernel_bpf::cpu;
 pub struct Options {
     /// The rows, in the order of the report.
     pub rows: Vec<Row>,
-    /// Programs whose loads are measured, where rows of theirs are chosen.
+    /// Programs of objects, for the rows of theirs that are chosen.
     pub objects: Vec<Subject>,
     /// Who besides livebpf.
     pub against: Vec<Contestant>,
@@ -88,7 +91,9 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         rows.extend(transaction::measure(&mut session));
         rows.extend(load::measure(&mut session));
         rows.extend(timed::measure(&mut session));
-        Report::new(options, rows, notes)
+        let (measured, left_out) = object_sizes::measure(&mut session);
+        rows.extend(measured);
+        Report::new(options, rows, notes).with_left_out(left_out)
     };
     // A thread of its own: what it changes of itself ends with it.
     std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))

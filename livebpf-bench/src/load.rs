@@ -5,11 +5,10 @@
 //! the verifier processed. Its maps are made before the clock starts. What a contestant frees when a program goes is not in the figures.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use livebpf::link::{self, Program as Linked};
-use livebpf::object::{MapDef, Object};
+use livebpf::link::Program as Linked;
+use livebpf::object::MapDef;
 use livebpf::runtime::{Engine, LoadOptions, Runtime};
 use livebpf::verify;
 use livebpf_kernel_bpf::{Loadable, Map, probe};
@@ -22,46 +21,11 @@ use crate::place;
 use crate::programs;
 use crate::report::{Column, Measured};
 use crate::row::{Row, Unit, Wanted};
+use crate::subject::Subject;
 
 const STRAIGHT: [(&str, u32); 4] =
     [("load_1k", 1000), ("load_10k", 10_000), ("load_60k", 60_000), ("load_1m", 1_000_000)];
 const BUDGET: Budget = Budget { time: Duration::from_secs(2), most: 200, least: 3 };
-
-/// A program of the user's, to be loaded.
-#[derive(Clone, Debug)]
-pub struct Subject {
-    /// `OBJECT/PROGRAM`: the file's name without its ending, and the entry function's.
-    name: String,
-    program: Linked,
-}
-
-impl Subject {
-    /// All programs of an object file that can be linked.
-    ///
-    /// # Errors
-    /// [`Error::Object`] for a file that cannot be read or is no object, and for one without any such program.
-    pub fn all_of(path: &Path) -> Result<Vec<Subject>, Error> {
-        let refused = |why: String| Error::Object { path: path.to_owned(), why };
-        let bytes = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
-        let object = Object::parse(&bytes).map_err(|error| refused(error.to_string()))?;
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let linked = |name: &str| link::link(&object, name).ok();
-        let programs: Vec<Linked> = object.programs().filter_map(|info| linked(&info.name)).collect();
-        if programs.is_empty() {
-            return Err(refused("found no program that can be linked, wanted at least one".to_owned()));
-        }
-        Ok(programs.into_iter().map(|program| Subject { name: format!("{stem}/{}", program.name), program }).collect())
-    }
-
-    /// Its rows.
-    pub(crate) fn rows(&self) -> [Row; 2] {
-        let kernel = |factor| vec![Wanted::Of(Contestant::Kernel, factor)];
-        [
-            Row::new(format!("load_{}", self.name), Unit::Us, kernel(0.3)),
-            Row::new(format!("processed_{}", self.name), Unit::Insns, kernel(1.5)),
-        ]
-    }
-}
 
 pub fn rows() -> Vec<Row> {
     let wanted = |name| match name {
@@ -82,13 +46,22 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
     }
     let options = session.options;
     for Subject { name, program } in &options.objects {
-        let rows = options.rows.iter().filter(|row| row.name.split_once('_').is_some_and(|(_, rest)| rest == name));
-        let rows: Vec<Row> = rows.cloned().collect();
+        let Ok(program) = program else { continue };
+        let rows: Vec<Row> = of_subject(name).into_iter().filter(|row| session.wants(&row.name)).collect();
         if !rows.is_empty() {
             measured.extend(subject(session, rows, program, 1e3));
         }
     }
     measured
+}
+
+/// The rows of a user's program.
+pub fn of_subject(name: &str) -> [Row; 2] {
+    let kernel = |factor| vec![Wanted::Of(Contestant::Kernel, factor)];
+    [
+        Row::new(format!("load_{name}"), Unit::Us, kernel(0.3)),
+        Row::new(format!("processed_{name}"), Unit::Insns, kernel(1.5)),
+    ]
 }
 
 /// Loads of one program by all contestants. Times are in nanoseconds over `divisor`.

@@ -18,6 +18,48 @@ pub struct Report {
     pub rows: Vec<Measured>,
     /// What a reader has to know.
     pub notes: Vec<String>,
+    /// Programs of objects that are in no row.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A program that is in no row, nor in the sum of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The row that its figure would count for.
+    pub row: String,
+    /// `OBJECT/PROGRAM`.
+    pub program: String,
+    /// Who refuses it, if that is why.
+    pub by: Vec<Contestant>,
+    /// In a few words.
+    pub why: String,
+}
+
+/// Most characters of a reason.
+const REASON: usize = 160;
+
+impl LeftOut {
+    pub(crate) fn new(row: &str, program: &str, why: &str) -> LeftOut {
+        // A verifier's message goes on with the help for its author.
+        let mut line = why.lines().next().unwrap_or_default().to_owned();
+        if let Some((end, _)) = line.char_indices().nth(REASON) {
+            line.truncate(end);
+            line.push_str("...");
+        }
+        LeftOut { row: row.to_owned(), program: program.to_owned(), by: Vec::new(), why: line }
+    }
+
+    /// Refused by those who have a reason; livebpf's is said where there are several.
+    pub(crate) fn refused(row: &str, program: &str, by: [(Contestant, Option<String>); 2]) -> LeftOut {
+        let why = by.iter().find_map(|(_, why)| why.clone()).unwrap_or_default();
+        let by = by.into_iter().filter(|(_, why)| why.is_some()).map(|(contestant, _)| contestant);
+        LeftOut { by: by.collect(), ..LeftOut::new(row, program, &why) }
+    }
+
+    fn json(&self) -> Value {
+        let by: Vec<&str> = self.by.iter().map(|contestant| contestant.name()).collect();
+        json!({ "program": self.program, "refused_by": by, "why": self.why })
+    }
 }
 
 /// One row.
@@ -124,7 +166,11 @@ impl Report {
     pub(crate) fn new(options: &Options, mut rows: Vec<Measured>, notes: Vec<String>) -> Report {
         let place = |m: &Measured| options.rows.iter().position(|row| row.name == m.row.name);
         rows.sort_by_key(place);
-        Report { engine: options.engine, rows, notes }
+        Report { engine: options.engine, rows, notes, left_out: Vec::new() }
+    }
+
+    pub(crate) fn with_left_out(self, left_out: Vec<LeftOut>) -> Report {
+        Report { left_out, ..self }
     }
 
     /// Whether livebpf was measured in every row.
@@ -167,7 +213,16 @@ impl Report {
         }
         json["ratio"] = Value::Object(ratios);
         json["wanted"] = self.found(measured).iter().map(Found::json).collect();
+        let left_out: Vec<Value> = self.left_out(&measured.row.name).map(LeftOut::json).collect();
+        if !left_out.is_empty() {
+            json["left_out"] = Value::Array(left_out);
+        }
         json
+    }
+
+    /// What does not count for the row.
+    pub(crate) fn left_out<'a>(&'a self, row: &'a str) -> impl Iterator<Item = &'a LeftOut> {
+        self.left_out.iter().filter(move |left| left.row == row)
     }
 }
 
@@ -197,7 +252,7 @@ pub(crate) mod tests {
             Measured { row: one, columns: vec![column(live, &[4.0, 2.0, 3.0]), column(kernel, &[30.0, 20.0])] },
             Measured { row: two, columns: vec![live_two, column(kernel, &[])] },
         ];
-        Report { engine: Engine::Jit, rows, notes: vec!["a note".into()] }
+        Report { engine: Engine::Jit, rows, notes: vec!["a note".into()], left_out: Vec::new() }
     }
 
     #[test]
@@ -223,6 +278,20 @@ pub(crate) mod tests {
         assert_eq!(example().json(), json!([one, two]));
         let order: Vec<_> = example().json()[0].as_object().expect("an object").keys().cloned().collect();
         assert_eq!(order, ["row", "unit", "livebpf", "kernel", "ratio", "wanted"]);
+    }
+
+    #[test]
+    fn programs_that_are_left_out_stand_with_their_row() {
+        let refusals = [(Contestant::Livebpf, None), (Contestant::Kernel, Some("too \nlarge".to_owned()))];
+        let left_out = vec![LeftOut::refused("one", "o/p", refusals), LeftOut::new("one", "o/q", &"x".repeat(1000))];
+        let report = example().with_left_out(left_out);
+        let reason = "x".repeat(REASON) + "...";
+        let refused = json!({ "program": "o/p", "refused_by": ["kernel"], "why": "too " });
+        let other = json!({ "program": "o/q", "refused_by": [], "why": reason });
+        assert_eq!(report.json()[0]["left_out"], json!([refused, other]));
+        assert_eq!(report.json()[1].get("left_out"), None);
+        let text = report.text();
+        assert!(text.contains("\none: without o/p: kernel refuses it: too \none: without o/q: xxx"), "{text}");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 
 use crate::contestant::Contestant;
 use crate::error::Error;
-use crate::load::{self, Subject};
-use crate::{stall, timed, transaction, update, upgrade};
+use crate::subject::{self, Subject};
+use crate::{load, stall, timed, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub enum Unit {
     Packets,
     /// Instructions.
     Insns,
+    /// Bytes.
+    Bytes,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Unit::Times => "x",
             Unit::Packets => "packets",
             Unit::Insns => "insns",
+            Unit::Bytes => "bytes",
         }
     }
 }
@@ -79,7 +82,7 @@ impl Row {
     /// # Errors
     /// [`Error::Unknown`] for a word that selects nothing, with the names there are.
     pub fn select(words: &[String], objects: &[Subject]) -> Result<Vec<Row>, Error> {
-        let mut all: Vec<Row> = objects.iter().flat_map(Subject::rows).collect();
+        let mut all = subject::rows(objects);
         if all.is_empty() || !words.is_empty() {
             all.splice(0..0, Row::all());
         }

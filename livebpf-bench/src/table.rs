@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Column, Found, Measured, Report};
+use crate::report::{Column, Found, LeftOut, Measured, Report};
 use crate::row::Wanted;
 
 const HEAD: [&str; 9] = ["row", "unit", "contestant", "min", "median", "spread", "rounds", "livebpf is", "wanted"];
@@ -14,7 +14,7 @@ impl Report {
         let mut lines = vec![HEAD.map(str::to_owned)];
         self.rows.iter().for_each(|measured| lines.extend(self.lines(measured)));
         let mut text = align(&lines);
-        for note in self.why_not().into_iter().chain(self.rates()).chain(self.notes.clone()) {
+        for note in self.why_not().into_iter().chain(self.rates()).chain(self.omissions()).chain(self.notes.clone()) {
             let _ = writeln!(text, "{note}");
         }
         text
@@ -65,6 +65,23 @@ impl Report {
             }
         }
         reasons.into_iter().map(|(reason, rows)| format!("{reason} ({})", rows.join(", "))).collect()
+    }
+
+    /// What does not count for a row; those that everybody refuses by their number only.
+    fn omissions(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut by_all = 0;
+        for LeftOut { row, program, by, why } in &self.left_out {
+            match by[..] {
+                [] => lines.push(format!("{row}: without {program}: {why}")),
+                [one] => lines.push(format!("{row}: without {program}: {} refuses it: {why}", one.name())),
+                _ => by_all += 1,
+            }
+        }
+        if by_all > 0 {
+            lines.push(format!("size_total: without {by_all} programs that every contestant refuses"));
+        }
+        lines
     }
 
     /// How many updates a second there were.

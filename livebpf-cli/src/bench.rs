@@ -30,7 +30,8 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   livebpf bench update_replace_100
   livebpf bench update stall -j
   livebpf bench --quick --against none
-  livebpf bench --object prog.o      rows load_OBJECT/PROGRAM and processed_OBJECT/PROGRAM: loads of its programs, instructions verified
+  livebpf bench --object prog.o      its programs: load_OBJECT/PROGRAM, processed_ (instructions verified), size_ (bytes of code), run_
+  livebpf -o a.o -o b.o bench size run     with size_total and run_total over all programs that both sides load
 
 Contestants take turns in one run, and only its ratios count; the report says who was not measured and why.
 
@@ -54,10 +55,9 @@ pub struct BenchArgs {
     pub quick: bool,
 }
 
-/// Measures and prints, with rows for the loads of `objects`; answers the exit status: 1 when livebpf itself could not be measured in every row.
+/// Measures and prints, with rows for the programs of `objects`; answers the exit status: 1 when livebpf itself could not be measured in every row.
 pub fn run(engine: Engine, objects: &[PathBuf], args: &BenchArgs, output: Output) -> Result<u8, CliError> {
-    let objects: Vec<Vec<Subject>> = objects.iter().map(|path| Subject::all_of(path)).collect::<Result<_, _>>()?;
-    let objects = objects.concat();
+    let objects = Subject::all_of(objects)?;
     let options = Options {
         rows: Row::select(&args.rows, &objects)?,
         objects,

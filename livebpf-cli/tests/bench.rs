@@ -102,6 +102,24 @@ fn loads_of_an_object_are_measured() {
 }
 
 #[test]
+fn code_and_runs_of_objects_are_measured_and_the_rest_is_named() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../livebpf/tests/data/scenarios/tailcall_1.o");
+    let no_object = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench.rs");
+    let words =
+        ["-j", "--object", data, "--object", no_object, "bench", "size", "run_total", "--against", "none", "--quick"];
+    let ran = livebpf(&words);
+    let (names, report) = (rows(&ran), ran.json());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    for name in ["size_tailcall_1/entry", "size_total", "run_total"] {
+        let row = names.iter().position(|row| row == name).unwrap_or_else(|| panic!("no {name}: {names:?}"));
+        assert_figures(&report[row]["livebpf"], 1);
+    }
+    let total = names.iter().position(|row| row == "size_total").expect("found above");
+    let left_out = report[total]["left_out"].as_array().expect("the file that is no object");
+    assert!(left_out.iter().any(|left| left["program"] == "bench" && left["refused_by"] == json!(["livebpf"])));
+}
+
+#[test]
 fn the_table_ends_with_what_was_wanted() {
     let ran = livebpf(&["bench", "update_replace_1000", "--against", "none", "--rounds", "1"]);
     let lines: Vec<&str> = ran.stdout.lines().collect();
