@@ -24,6 +24,7 @@ mod object_runs;
 mod object_sizes;
 mod objects;
 mod place;
+mod plot;
 mod programs;
 mod raw;
 mod report;

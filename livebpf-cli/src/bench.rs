@@ -1,6 +1,6 @@
 //! `bench`: livebpf beside the running kernel and others, row by row, in one run. The rows and how they are measured are the bench crate's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use livebpf::runtime::Engine;
 use livebpf_bench::{Contestant, Effort, Error, Options, Row, Subject};
@@ -38,7 +38,7 @@ Contestants take turns in one run, and only its ratios count; the report says wh
   kernel    the running one, by BPF_PROG_TEST_RUN, minus the empty run: needs root
   native    the same in C, by `cc -O2`";
 
-/// `bench [ROW...] [--against NAME,...] [--rounds N] [--quick]`
+/// `bench [ROW...] [--against NAME,...] [--rounds N] [--quick] [--plot FILE]`
 #[derive(clap::Args, Debug, Clone)]
 pub struct BenchArgs {
     /// Rows to measure.
@@ -53,6 +53,9 @@ pub struct BenchArgs {
     /// A tenth of the rounds, and of the time.
     #[arg(long)]
     pub quick: bool,
+    /// Draw the ratios, and figures over sizes, into this file.
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Measures and prints, with rows for the programs of `objects`; answers the exit status: 1 when livebpf itself could not be measured in every row.
@@ -68,9 +71,20 @@ pub fn run(engine: Engine, objects: &[PathBuf], args: &BenchArgs, output: Output
         engine,
         effort: Effort { quick: args.quick, rounds: args.rounds.map(|rounds| rounds as usize) },
     };
+    if let Some(path) = &args.plot {
+        // Before minutes are spent on what cannot be written.
+        write(path, "")?;
+    }
     let report = livebpf_bench::run(&options, &mut |line| output::note(line));
+    if let Some(path) = &args.plot {
+        write(path, &report.svg())?;
+    }
     output.answer(&Answer::new(report.json(), report.text()))?;
     Ok(u8::from(!report.is_complete()))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text).map_err(|error| CliError::io(&path.display().to_string(), &error))
 }
 
 impl From<Error> for CliError {

@@ -130,6 +130,20 @@ fn the_table_ends_with_what_was_wanted() {
 }
 
 #[test]
+fn a_drawing_is_written() {
+    let path = std::env::temp_dir().join(format!("livebpf-plot-{}.svg", std::process::id()));
+    let file = path.to_str().expect("a path of this test's");
+    let words = ["bench", "load_1k", "load_10k", "load_60k", "--against", "none", "--rounds", "1", "--plot", file];
+    let ran = livebpf(&words);
+    let svg = std::fs::read_to_string(&path).expect("it was written");
+    std::fs::remove_file(&path).expect("it was there");
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(svg.starts_with("<svg ") && svg.contains("load_N, ns") && svg.contains("<polyline "), "{svg}");
+    let nowhere = livebpf(&["bench", "load_1k", "--plot", "/no-such-folder/plot.svg"]);
+    assert!(nowhere.status == 1 && nowhere.stderr.contains("/no-such-folder/plot.svg"), "{nowhere:?}");
+}
+
+#[test]
 fn names_that_stand_for_nothing_are_refused_with_a_list() {
     let ran = livebpf(&["-j", "bench", "update", "tail_cal_"]);
     assert_eq!((ran.status, ran.stderr.as_str()), (2, ""));
