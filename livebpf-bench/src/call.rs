@@ -21,7 +21,11 @@ const ARRAY: &str = "bench_slots";
 pub fn items() -> Vec<Item> {
     let kernel = |factor| vec![Wanted::Of(Contestant::Kernel, factor)];
     vec![
-        Item::new("subprogram_call", kernel(0.2), subprogram_call),
+        Item::new(
+            "subprogram_call",
+            vec![Wanted::Of(Contestant::Kernel, 0.2), Wanted::Of(Contestant::Rbpf, 0.9)],
+            subprogram_call,
+        ),
         Item::new("subprogram_tail_call", kernel(0.25), subprogram_tail_call),
     ]
 }
@@ -31,8 +35,8 @@ fn subprogram_call() -> Task {
         format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit\n{behind}")
     };
     let called = around("r1 = r6\ncall sub\nr6 = r0", "sub: r0 = r1\nr0 += 1\nexit");
-    let work = Work::of(functions("bench_call", &called), CALLS).native("call_loop");
-    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS).native("no_call_loop");
+    let work = Work::of(functions("bench_call", &called), CALLS).native("call_loop").plain();
+    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS).native("no_call_loop").plain();
     Task { work, base: Some(base), per: f64::from(CALLS) }
 }
 

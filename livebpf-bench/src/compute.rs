@@ -2,7 +2,7 @@
 //! bytes of a packet. All are the C functions of `bpf/compute.h`, as whoever is measured compiles them. Taken off is a run of nothing.
 
 use crate::contestant::Contestant;
-use crate::objects::{self, COMPUTE};
+use crate::objects::{self, COMPUTE, COMPUTE_PLAIN};
 use crate::row::Wanted;
 use crate::work::{Item, Task, Work};
 
@@ -34,7 +34,8 @@ pub fn items() -> Vec<Item> {
         let task = move || {
             let packet = packet();
             let work = Work::of(objects::program(COMPUTE, name), answer(&packet)).native(name);
-            Task::over_empty(Work { packet, ..work }, per)
+            let plain = Some(objects::program(COMPUTE_PLAIN, name));
+            Task::over_empty(Work { packet, plain, ..work }, per)
         };
         let wanted = wanted.map(|factor| Wanted::Of(Contestant::Native, factor));
         Item::new(row, wanted.into_iter().collect(), task)

@@ -5,7 +5,7 @@ use livebpf::runtime::Engine;
 use crate::error::Error;
 use crate::sides::{Pair, Runner, Shape};
 use crate::work::Work;
-use crate::{kernel, live, native};
+use crate::{kernel, live, native, rbpf, sbpf};
 
 /// Of one that is in no subject of runtimes.
 pub(crate) const NO_RUNTIME: Error = Error::Lacks("it has nothing that can be changed");
@@ -17,13 +17,17 @@ pub enum Contestant {
     Livebpf,
     /// The Linux kernel that runs here, through bpf(2).
     Kernel,
+    /// rbpf's code generator.
+    Rbpf,
+    /// The code generator of Solana's sBPF.
+    Sbpf,
     /// The same in C, compiled by `cc -O2`.
     Native,
 }
 
 impl Contestant {
     /// Those that livebpf can be measured against.
-    pub const OTHERS: [Contestant; 2] = [Contestant::Kernel, Contestant::Native];
+    pub const OTHERS: [Contestant; 4] = [Contestant::Kernel, Contestant::Rbpf, Contestant::Sbpf, Contestant::Native];
     /// Those whose slots can be changed while programs run through them, and that load programs as livebpf does.
     pub(crate) const RUNTIMES: [Contestant; 2] = [Contestant::Livebpf, Contestant::Kernel];
 
@@ -32,6 +36,8 @@ impl Contestant {
         match self {
             Contestant::Livebpf => "livebpf",
             Contestant::Kernel => "kernel",
+            Contestant::Rbpf => "rbpf",
+            Contestant::Sbpf => "sbpf",
             Contestant::Native => "native",
         }
     }
@@ -66,6 +72,8 @@ impl Contestant {
         match self {
             Contestant::Livebpf => live::prepare(engine, work),
             Contestant::Kernel => kernel::prepare(work),
+            Contestant::Rbpf => rbpf::prepare(work),
+            Contestant::Sbpf => sbpf::prepare(work),
             Contestant::Native => native::prepare(work),
         }
     }
@@ -81,6 +89,6 @@ mod tests {
         assert_eq!(parse(&["kernel", "kernel"]).expect("known"), [Contestant::Kernel]);
         assert_eq!(parse(&["none"]).expect("known"), []);
         let message = parse(&["kernel", "java"]).expect_err("not there").to_string();
-        assert_eq!(message, "no contestant is named \"java\"; there is kernel, native, none");
+        assert_eq!(message, "no contestant is named \"java\"; there is kernel, rbpf, sbpf, native, none");
     }
 }

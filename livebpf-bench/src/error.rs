@@ -69,6 +69,9 @@ pub enum Error {
     /// A program whose runs are not measured.
     #[error("{0}")]
     LeftOut(String),
+    /// Another's machine refused.
+    #[error("{0}")]
+    Peer(String),
     /// This contestant has no such thing.
     #[error("{0}")]
     Lacks(&'static str),

@@ -24,7 +24,7 @@ pub fn items() -> Vec<Item> {
     let item =
         |(name, call, factor)| Item::new(name, vec![Wanted::Of(Contestant::Kernel, factor)], move || calls(call));
     let mut items: Vec<Item> = HELPERS.map(item).into();
-    items.push(Item::new("helper_call", Vec::new(), helper_call));
+    items.push(Item::new("helper_call", vec![Wanted::Of(Contestant::Rbpf, 1.05)], helper_call));
     items
 }
 
@@ -40,8 +40,8 @@ fn helper_call() -> Task {
     let around =
         |body: &str| format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit");
     let called = around(&format!("r1 = r6\ncall plus_one#{PLUS_ONE}\nr6 = r0"));
-    let work = Work::of(programs::program("bench_helper", &called), CALLS).native("helper_loop");
+    let work = Work::of(programs::program("bench_helper", &called), CALLS).native("helper_loop").plain();
     let work = Work { embedder: true, ..work };
-    let base = Work::of(programs::program("bench_no_helper", &around("r6 += 1")), CALLS).native("no_call_loop");
+    let base = Work::of(programs::program("bench_no_helper", &around("r6 += 1")), CALLS).native("no_call_loop").plain();
     Task { work, base: Some(base), per: f64::from(CALLS) }
 }

@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 mod call;
+mod compile;
 mod compute;
 mod contestant;
 mod error;
@@ -27,9 +28,11 @@ mod place;
 mod plot;
 mod programs;
 mod raw;
+mod rbpf;
 mod report;
 mod row;
 mod run;
+mod sbpf;
 mod sides;
 mod stall;
 mod stats;
@@ -92,6 +95,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         rows.extend(transaction::measure(&mut session));
         rows.extend(load::measure(&mut session));
         rows.extend(timed::measure(&mut session));
+        rows.extend(compile::measure(&mut session));
         let (measured, left_out) = object_sizes::measure(&mut session);
         rows.extend(measured);
         Report::new(options, rows, notes).with_left_out(left_out)

@@ -4,7 +4,6 @@
 //! `load_OBJECT/PROGRAM` and `processed_OBJECT/PROGRAM`: the same of a program from an object file, all of it, and how many instructions
 //! the verifier processed. Its maps are made before the clock starts. What a contestant frees when a program goes is not in the figures.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use livebpf::link::Program as Linked;
@@ -41,7 +40,7 @@ pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
     let mut measured = Vec::new();
     for (row, (name, insns)) in rows().into_iter().zip(STRAIGHT) {
         if session.wants(name) {
-            measured.extend(subject(session, vec![row], &straight(insns), f64::from(insns)));
+            measured.extend(subject(session, vec![row], &programs::straight(insns), f64::from(insns)));
         }
     }
     let options = session.options;
@@ -174,24 +173,4 @@ impl Loader for Kernel {
     fn processed(&mut self) -> Result<u64, Error> {
         Ok(self.program.load()?.verified_insns()?.into())
     }
-}
-
-/// `insns` instructions of every kind that needs no branch: arithmetic of both widths, and the stack.
-fn straight(insns: u32) -> Linked {
-    let mut source = "r0 = 1\nr1 = 2\nr6 = 3\n".to_owned();
-    for n in 0..insns.saturating_sub(4) {
-        let (to, from) = ([0, 1, 6][n as usize % 3], [1, 6, 0][(n / 5) as usize % 3]);
-        let slot = 8 * (1 + (n / 8) % 16);
-        let _ = match n % 8 {
-            0 => writeln!(source, "r{to} += r{from}"),
-            1 => writeln!(source, "w{to} ^= {n}"),
-            2 => writeln!(source, "r{to} = r{from}"),
-            3 => writeln!(source, "*(u64 *)(r10 - {slot}) = r{to}"),
-            4 => writeln!(source, "r{to} *= {}", n % 1000 + 3),
-            5 => writeln!(source, "r{to} = *(u64 *)(r10 - {slot})"),
-            6 => writeln!(source, "w{to} >>= {}", n % 31),
-            _ => writeln!(source, "r{to} -= {n}"),
-        };
-    }
-    programs::program("bench_straight", &(source + "exit"))
 }

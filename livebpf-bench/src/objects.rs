@@ -5,6 +5,8 @@ use livebpf::object::Object;
 
 /// Computations over a packet.
 pub const COMPUTE: &[u8] = include_bytes!("../bpf/compute.o");
+/// The same, of bytes that R1 points to.
+pub const COMPUTE_PLAIN: &[u8] = include_bytes!("../bpf/compute_raw.v2.o");
 /// Lookups and updates.
 pub const MAPS: &[u8] = include_bytes!("../bpf/maps.o");
 /// Records into a ring buffer.
@@ -22,7 +24,7 @@ mod tests {
 
     #[test]
     fn every_program_of_the_objects_is_linked() {
-        for object in [COMPUTE, MAPS, RINGS] {
+        for object in [COMPUTE, COMPUTE_PLAIN, MAPS, RINGS] {
             let parsed = Object::parse(object).expect("an object");
             let names: Vec<String> = parsed.programs().map(|info| info.name.clone()).collect();
             assert!(names.iter().all(|name| program(object, name).name == *name), "{names:?}");

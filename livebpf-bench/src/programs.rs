@@ -1,6 +1,7 @@
 //! The programs that are measured: linked once, loaded by every contestant. Classifiers (SCHED_CLS): the kernel's test runs of XDP
 //! programs switch a dispatcher in every batch.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use livebpf::insn::text;
@@ -41,4 +42,24 @@ pub fn caller(sites: u32, array: &MapDef) -> Program {
 pub fn program(name: &str, source: &str) -> Program {
     let insns = text::assemble(source).expect("the text is made here");
     Program::bare(name, ProgramKind::new(ProgType::SCHED_CLS), insns)
+}
+
+/// `insns` instructions of every kind that needs no branch: arithmetic of both widths, and the stack.
+pub fn straight(insns: u32) -> Program {
+    let mut source = "r0 = 1\nr1 = 2\nr6 = 3\n".to_owned();
+    for n in 0..insns.saturating_sub(4) {
+        let (to, from) = ([0, 1, 6][n as usize % 3], [1, 6, 0][(n / 5) as usize % 3]);
+        let slot = 8 * (1 + (n / 8) % 16);
+        let _ = match n % 8 {
+            0 => writeln!(source, "r{to} += r{from}"),
+            1 => writeln!(source, "w{to} ^= {n}"),
+            2 => writeln!(source, "r{to} = r{from}"),
+            3 => writeln!(source, "*(u64 *)(r10 - {slot}) = r{to}"),
+            4 => writeln!(source, "r{to} *= {}", n % 1000 + 3),
+            5 => writeln!(source, "r{to} = *(u64 *)(r10 - {slot})"),
+            6 => writeln!(source, "w{to} >>= {}", n % 31),
+            _ => writeln!(source, "r{to} -= {n}"),
+        };
+    }
+    program("bench_straight", &(source + "exit"))
 }

@@ -1,12 +1,20 @@
 //! The one place where this crate leaves safe Rust: machine code that others made is called from here.
 //!
 //! It is code of functions `uint32_t f(const uint8_t *)` that read at most [`READS`] bytes there and return: what this crate's own C
-//! says, compiled by the system's compiler.
+//! says, compiled by the system's compiler. And what others' machines make of this crate's own programs, which read no more.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
+
+use rbpf::EbpfVmRaw;
+use solana_sbpf::ebpf;
+use solana_sbpf::error::EbpfError;
+use solana_sbpf::memory_region::{MemoryMapping, MemoryRegion};
+use solana_sbpf::program::SBPFVersion;
+use solana_sbpf::vm::{Config, ContextObject};
 
 use crate::error::Error;
 
@@ -59,6 +67,70 @@ impl Library {
         Ok(Function(unsafe {
             std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn(*const u8) -> u32>(address)
         }))
+    }
+}
+
+/// Runs what rbpf compiled of a program of ours `runs` times with the address of `memory`; the last answer.
+pub fn run_rbpf(vm: &EbpfVmRaw<'_>, runs: u32, memory: &mut [u8]) -> std::io::Result<u64> {
+    assert!(memory.len() >= READS, "programs read {READS} bytes");
+    let mut answer = 0;
+    for _ in 0..runs {
+        // SAFETY: it checks nothing; but our programs read at most `READS` bytes, which are there, and their own stack.
+        answer = unsafe { vm.execute_program_jit(memory) }?;
+    }
+    Ok(answer)
+}
+
+/// What an sBPF program sees: a stack and an input, and the count of the instructions that are left to it.
+#[derive(Debug)]
+pub struct SbpfMemory {
+    mapping: MemoryMapping,
+    /// Instructions.
+    pub remaining: u64,
+    /// What the mapping leads to: never touched as long as it is there.
+    stack: NonNull<[u8]>,
+    input: NonNull<[u8]>,
+}
+
+impl SbpfMemory {
+    /// A stack as `config` has it, and `input`.
+    pub fn new(config: &Config, version: SBPFVersion, input: Vec<u8>) -> Result<SbpfMemory, EbpfError> {
+        let [stack, input] =
+            [vec![0; config.stack_size()], input].map(|bytes| Box::leak(bytes.into_boxed_slice()).into());
+        let regions = vec![
+            MemoryRegion::new_empty(ebpf::MM_RODATA_START),
+            MemoryRegion::new(NonNull::as_ptr(stack), ebpf::MM_STACK_START),
+            MemoryRegion::new(NonNull::as_ptr(input), ebpf::MM_INPUT_START),
+        ];
+        // SAFETY: both blocks are bytes, and stay as long as the mapping: see `drop`.
+        let mapping = unsafe { MemoryMapping::new(regions, config, version) };
+        Ok(SbpfMemory { mapping: mapping?, remaining: 0, stack, input })
+    }
+
+    /// Bytes of the stack.
+    pub fn stack_bytes(&self) -> usize {
+        self.stack.len()
+    }
+}
+
+impl Drop for SbpfMemory {
+    fn drop(&mut self) {
+        for block in [self.stack, self.input] {
+            // SAFETY: leaked in `new`. Nobody but the mapping knows them, which goes with this and accesses nothing when it does.
+            drop(unsafe { Box::from_raw(block.as_ptr()) });
+        }
+    }
+}
+
+impl ContextObject for SbpfMemory {
+    fn consume(&mut self, amount: u64) {
+        self.remaining = self.remaining.saturating_sub(amount);
+    }
+    fn get_remaining(&self) -> u64 {
+        self.remaining
+    }
+    fn active_mapping_ptr(&mut self) -> NonNull<MemoryMapping> {
+        NonNull::from(&mut self.mapping)
     }
 }
 

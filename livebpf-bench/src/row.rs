@@ -5,7 +5,7 @@
 use crate::contestant::Contestant;
 use crate::error::Error;
 use crate::subject::{self, Subject};
-use crate::{load, stall, timed, transaction, update, upgrade};
+use crate::{compile, load, stall, timed, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +73,7 @@ impl Row {
         rows.extend(transaction::rows());
         rows.extend(upgrade::rows());
         rows.extend(load::rows());
+        rows.extend(compile::rows());
         rows
     }
 

@@ -19,5 +19,5 @@ pub fn items() -> Vec<Item> {
 
 /// A run of nothing.
 pub fn empty() -> Work {
-    Work::of(programs::answers("bench_empty", 0), 0).native("empty")
+    Work::of(programs::answers("bench_empty", 0), 0).native("empty").plain()
 }

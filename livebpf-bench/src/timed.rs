@@ -162,6 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn and_in_the_machines_of_others() {
+        for contestant in [Contestant::Rbpf, Contestant::Sbpf] {
+            let wrong: Vec<String> =
+                items().iter().filter_map(|item| wrong(contestant, Engine::Jit, item, 2)).collect();
+            assert!(wrong.is_empty(), "{}: {wrong:#?}", contestant.name());
+            let there = |item: &&Item| {
+                let work = (item.task)().work;
+                contestant.prepare(Engine::Jit, &work).is_ok()
+            };
+            assert_eq!(items().iter().filter(there).count(), 11, "runs, calls and computations");
+        }
+    }
+
+    #[test]
     fn and_in_c() {
         if let Err(error) = crate::native::prepare(&run::empty()) {
             eprintln!("skipped: {error}");

@@ -25,6 +25,8 @@ pub struct Work {
     pub embedder: bool,
     /// The C function that does the same.
     pub native: Option<&'static str>,
+    /// The same for machines that have memory and nothing else: R1 is the packet's address.
+    pub plain: Option<Program>,
     /// One run at a time, as a caller that has one packet does it, where the contestant makes a difference.
     pub single: bool,
 }
@@ -68,8 +70,15 @@ impl Work {
             ring: None,
             embedder: false,
             native: None,
+            plain: None,
             single: false,
         }
+    }
+
+    /// The first program is also for machines that have memory and nothing else.
+    #[must_use]
+    pub fn plain(self) -> Work {
+        Work { plain: self.programs.first().cloned(), ..self }
     }
 
     /// The maps of all programs, each once: two of the same name are one.

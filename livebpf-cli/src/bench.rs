@@ -25,6 +25,7 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   stall_asleep, stall_spin,                             a run while an updater sleeps, spins,
   stall_replace, stall_replace_async                    replaces the program that is run through, and does so asynchronously
   load_1k, load_10k, load_60k, load_1m                  a load (verification, compilation, publication), for each instruction
+  jit_1k, jit_10k, jit_60k, jit_1m                      generating code alone, for each instruction
   transaction_64x1000                                   64 slots that 1000 tail calls go through, changed at once; others: one by one
 
   livebpf bench update_replace_100
@@ -36,6 +37,8 @@ ROW is the name of a row or the beginning of several; without any, all are measu
 Contestants take turns in one run, and only its ratios count; the report says who was not measured and why.
 
   kernel    the running one, by BPF_PROG_TEST_RUN, minus the empty run: needs root
+  rbpf      its code generator, on memory: neither maps nor tail calls
+  sbpf      Solana's code generator, as configured by default: the same
   native    the same in C, by `cc -O2`";
 
 /// `bench [ROW...] [--against NAME,...] [--rounds N] [--quick] [--plot FILE]`
@@ -44,7 +47,7 @@ pub struct BenchArgs {
     /// Rows to measure.
     #[arg(value_name = "ROW")]
     pub rows: Vec<String>,
-    /// Who to measure besides livebpf: kernel, native, or none; without it all that can be had.
+    /// Who to measure besides livebpf: kernel, rbpf, sbpf, native, or none; without it all that can be had.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub against: Option<Vec<String>>,
     /// At most so many rounds of each contestant.

@@ -1,0 +1,121 @@
+//! `jit_{1k,10k,60k,1m}`: how long generating code takes, for each instruction, without verification: livebpf's code generator alone, given a
+//! verified program and what the runtime would choose; others' compilation of the same program, loaded before the clock starts.
+//!
+//! The programs are those of `load_*`, without branches. The kernel has no such step of its own: see `load_*`.
+
+use std::time::{Duration, Instant};
+
+use livebpf::helper::Table;
+use livebpf::jit::{self, CpuFeatures, Options};
+use livebpf::link::Program;
+use livebpf::verify::{self, Verified};
+
+use crate::Session;
+use crate::contestant::Contestant;
+use crate::error::Error;
+use crate::interleave::{Budget, Entrant, Side, interleave};
+use crate::report::{Column, Measured};
+use crate::row::{Row, Unit, Wanted};
+use crate::{place, programs, sbpf};
+
+const SIZES: [(&str, u32); 4] = [("jit_1k", 1000), ("jit_10k", 10_000), ("jit_60k", 60_000), ("jit_1m", 1_000_000)];
+const BUDGET: Budget = Budget { time: Duration::from_secs(2), most: 200, least: 3 };
+
+pub fn rows() -> Vec<Row> {
+    let wanted = |name| match name {
+        "jit_10k" => vec![Wanted::Of(Contestant::Sbpf, 1.0)],
+        "jit_1m" => vec![Wanted::OfRow("jit_10k".to_owned(), 1.5)],
+        _ => Vec::new(),
+    };
+    SIZES.map(|(name, _)| Row::new(name, Unit::Ns, wanted(name))).into()
+}
+
+/// Measures the rows that are wanted.
+pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
+    let wanted: Vec<_> = rows().into_iter().zip(SIZES).filter(|(row, _)| session.wants(&row.name)).collect();
+    wanted.into_iter().map(|(row, (_, insns))| one(session, row, insns)).collect()
+}
+
+fn one(session: &mut Session<'_>, row: Row, insns: u32) -> Measured {
+    (session.progress)(&row.name);
+    let program = programs::straight(insns);
+    let entrant = |contestant: Contestant| {
+        let generator = Generator::of(contestant, &program);
+        let side = |generator| Box::new(Compiles { generator, insns }) as Box<dyn Side + '_>;
+        Entrant::new(contestant, generator.map(side), 1)
+    };
+    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
+    place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(session.options.effort)));
+    Measured { row, columns: entrants.iter().map(|entrant| Column::of(entrant, 0)).collect() }
+}
+
+/// What compiles the program.
+enum Generator<'a> {
+    Live(Box<Verified>, Options),
+    Sbpf(&'a Program),
+}
+
+impl Generator<'_> {
+    fn of(contestant: Contestant, program: &Program) -> Result<Generator<'_>, Error> {
+        match contestant {
+            Contestant::Livebpf => {
+                let table = Table::builtin();
+                let verified = verify::verify(program.clone(), &verify::Options::new(&table));
+                let verified = verified.map_err(|_| Error::Lacks("the verifier refuses it"))?;
+                Ok(Generator::Live(Box::new(verified), options()))
+            }
+            Contestant::Rbpf => Err(Error::Lacks("its code lies in one page, and a longer program's makes it panic")),
+            Contestant::Sbpf => Ok(Generator::Sbpf(program)),
+            _ => Err(Error::Lacks("it does not generate code on its own")),
+        }
+    }
+
+    fn compile(&self) -> Result<Duration, Error> {
+        match self {
+            Generator::Live(verified, options) => {
+                let start = Instant::now();
+                let code = jit::compile(verified, options).map_err(|error| Error::Peer(error.to_string()))?;
+                let took = start.elapsed();
+                drop(code);
+                Ok(took)
+            }
+            Generator::Sbpf(program) => sbpf::compile(program),
+        }
+    }
+}
+
+/// What the runtime chooses on this machine.
+fn options() -> Options {
+    let cpu = CpuFeatures {
+        bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+        movbe: std::arch::is_x86_feature_detected!("movbe"),
+    };
+    Options { helpers_near: true, cpu, ..Options::default() }
+}
+
+struct Compiles<'a> {
+    generator: Generator<'a>,
+    insns: u32,
+}
+
+impl Side for Compiles<'_> {
+    fn round(&mut self, samples: &mut [Vec<f64>]) -> Result<(), Error> {
+        samples[0].push(self.generator.compile()?.as_nanos() as f64 / f64::from(self.insns));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_generate_code_take_the_program() {
+        let program = programs::straight(1000);
+        for contestant in [Contestant::Livebpf, Contestant::Sbpf] {
+            let took = Generator::of(contestant, &program).and_then(|generator| generator.compile());
+            assert!(took.expect("a program without anything special") > Duration::ZERO, "{}", contestant.name());
+        }
+        assert!(Generator::of(Contestant::Rbpf, &program).is_err());
+    }
+}
