@@ -10,7 +10,7 @@ use livebpf::object::{ProgType, ProgramKind};
 use crate::contestant::Contestant;
 use crate::programs;
 use crate::row::Wanted;
-use crate::work::{Item, Slot, Task, Work};
+use crate::work::{Each, Item, Shape, Slot, Task, Work};
 
 /// Calls in a run.
 const CALLS: u32 = 1000;
@@ -35,8 +35,12 @@ fn subprogram_call() -> Task {
         format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit\n{behind}")
     };
     let called = around("r1 = r6\ncall sub\nr6 = r0", "sub: r0 = r1\nr0 += 1\nexit");
-    let work = Work::of(functions("bench_call", &called), CALLS).native("call_loop").plain();
-    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS).native("no_call_loop").plain();
+    let work =
+        Work::of(functions("bench_call", &called), CALLS).native("call_loop").plain().shape(loops(CALLS, Each::Calls));
+    let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS)
+        .native("no_call_loop")
+        .plain()
+        .shape(loops(CALLS, Each::Adds(1)));
     Task { work, base: Some(base), per: f64::from(CALLS) }
 }
 
@@ -49,11 +53,17 @@ fn subprogram_tail_call() -> Task {
     let sub = "sub: r2 = map[idx:0]\nr3 = 0\ncall bpf_tail_call#12\nr0 = 1\nexit";
     let mut caller = functions("bench_call", &around("r1 = r6\ncall sub", sub));
     caller.maps = vec![Arc::new(programs::array(1))];
-    let base = Work::of(functions("bench_no_call", &around("r0 = 2", "")), 2 * TAIL_CALLS);
+    let base = Work::of(functions("bench_no_call", &around("r0 = 2", "")), 2 * TAIL_CALLS)
+        .shape(loops(TAIL_CALLS, Each::Adds(2)));
     let programs = vec![caller, programs::answers("bench_leaf", 2)];
     let slots = vec![Slot { array: ARRAY, index: 0, program: 1 }];
     let work = Work { slots, programs, ..Work::of(programs::answers("", 0), 2 * TAIL_CALLS) };
+    let work = work.shape(loops(TAIL_CALLS, Each::TailCall));
     Task { work, base: Some(base), per: f64::from(TAIL_CALLS) }
+}
+
+fn loops(count: u32, each: Each) -> Shape {
+    Shape::Loop { count, each }
 }
 
 /// A program of the text `source`, with a function wherever a call leads.

@@ -3,6 +3,7 @@
 use livebpf::runtime::Engine;
 
 use crate::error::Error;
+use crate::replay::{self, Design};
 use crate::sides::{Pair, Runner, Shape};
 use crate::work::Work;
 use crate::{kernel, live, native, rbpf, sbpf};
@@ -17,6 +18,10 @@ pub enum Contestant {
     Livebpf,
     /// The Linux kernel that runs here, through bpf(2).
     Kernel,
+    /// The sequences of the mail of July 2020, in user space.
+    Replay2020,
+    /// The sequences of Linux 6.18, in user space.
+    Replay618,
     /// rbpf's code generator.
     Rbpf,
     /// The code generator of Solana's sBPF.
@@ -27,7 +32,14 @@ pub enum Contestant {
 
 impl Contestant {
     /// Those that livebpf can be measured against.
-    pub const OTHERS: [Contestant; 4] = [Contestant::Kernel, Contestant::Rbpf, Contestant::Sbpf, Contestant::Native];
+    pub const OTHERS: [Contestant; 6] = [
+        Contestant::Kernel,
+        Contestant::Replay2020,
+        Contestant::Replay618,
+        Contestant::Rbpf,
+        Contestant::Sbpf,
+        Contestant::Native,
+    ];
     /// Those whose slots can be changed while programs run through them, and that load programs as livebpf does.
     pub(crate) const RUNTIMES: [Contestant; 2] = [Contestant::Livebpf, Contestant::Kernel];
 
@@ -36,6 +48,8 @@ impl Contestant {
         match self {
             Contestant::Livebpf => "livebpf",
             Contestant::Kernel => "kernel",
+            Contestant::Replay2020 => "replay-2020",
+            Contestant::Replay618 => "replay-6.18",
             Contestant::Rbpf => "rbpf",
             Contestant::Sbpf => "sbpf",
             Contestant::Native => "native",
@@ -72,6 +86,8 @@ impl Contestant {
         match self {
             Contestant::Livebpf => live::prepare(engine, work),
             Contestant::Kernel => kernel::prepare(work),
+            Contestant::Replay2020 => replay::prepare(Design::Mail2020, work),
+            Contestant::Replay618 => replay::prepare(Design::Linux618, work),
             Contestant::Rbpf => rbpf::prepare(work),
             Contestant::Sbpf => sbpf::prepare(work),
             Contestant::Native => native::prepare(work),
@@ -89,6 +105,9 @@ mod tests {
         assert_eq!(parse(&["kernel", "kernel"]).expect("known"), [Contestant::Kernel]);
         assert_eq!(parse(&["none"]).expect("known"), []);
         let message = parse(&["kernel", "java"]).expect_err("not there").to_string();
-        assert_eq!(message, "no contestant is named \"java\"; there is kernel, rbpf, sbpf, native, none");
+        assert_eq!(
+            message,
+            "no contestant is named \"java\"; there is kernel, replay-2020, replay-6.18, rbpf, sbpf, native, none"
+        );
     }
 }

@@ -29,6 +29,7 @@ mod plot;
 mod programs;
 mod raw;
 mod rbpf;
+mod replay;
 mod report;
 mod row;
 mod run;

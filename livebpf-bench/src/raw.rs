@@ -1,7 +1,7 @@
 //! The one place where this crate leaves safe Rust: machine code that others made is called from here.
 //!
 //! It is code of functions `uint32_t f(const uint8_t *)` that read at most [`READS`] bytes there and return: what this crate's own C
-//! says, compiled by the system's compiler. And what others' machines make of this crate's own programs, which read no more.
+//! says, compiled by the system's compiler, or what `replay` assembles. And what others' machines make of this crate's own programs, which read no more.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -38,6 +38,43 @@ impl Function {
             answer = unsafe { std::hint::black_box(self).0(data.as_ptr()) };
         }
         answer
+    }
+}
+
+/// Machine code that was assembled here: its first byte begins a function of the kind that this file is about. It stays as long as
+/// the process.
+#[derive(Debug)]
+pub struct Code(NonNull<u8>);
+
+impl Code {
+    /// `bytes` in memory of their own, at a page's beginning: written, then executable and no longer writable.
+    pub fn new(bytes: &[u8]) -> Result<Code, Error> {
+        let failed = || Error::Library(std::io::Error::last_os_error().to_string());
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory, where there is room for it.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes.len(), protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        let start = NonNull::new(memory.cast::<u8>()).ok_or(Error::Lacks("memory at address 0"))?;
+        // SAFETY: as many bytes as that were mapped, and nobody else knows them.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
+        // SAFETY: the same memory; nobody writes there any more.
+        if unsafe { libc::mprotect(memory, bytes.len(), libc::PROT_READ | libc::PROT_EXEC) } != 0 {
+            return Err(failed());
+        }
+        Ok(Code(start))
+    }
+
+    /// Where it lies.
+    pub fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// What begins at its first byte.
+    pub fn function(&self) -> Function {
+        // SAFETY: a function of this kind begins there.
+        Function(unsafe { std::mem::transmute::<*mut u8, unsafe extern "C" fn(*const u8) -> u32>(self.0.as_ptr()) })
     }
 }
 

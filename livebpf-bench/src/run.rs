@@ -6,7 +6,7 @@
 use crate::contestant::Contestant;
 use crate::programs;
 use crate::row::Wanted;
-use crate::work::{Item, Task, Work};
+use crate::work::{Item, Shape, Task, Work};
 
 pub fn items() -> Vec<Item> {
     let task = |single| Task { work: Work { single, ..empty() }, base: None, per: 1.0 };
@@ -19,5 +19,5 @@ pub fn items() -> Vec<Item> {
 
 /// A run of nothing.
 pub fn empty() -> Work {
-    Work::of(programs::answers("bench_empty", 0), 0).native("empty").plain()
+    Work::of(programs::answers("bench_empty", 0), 0).native("empty").plain().shape(Shape::Answer(0))
 }

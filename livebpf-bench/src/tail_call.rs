@@ -16,7 +16,7 @@ use livebpf::object::{MapDef, MapInit, MapType};
 use crate::contestant::Contestant;
 use crate::programs;
 use crate::row::Wanted;
-use crate::work::{Item, Slot, Task, Work};
+use crate::work::{Item, Shape, Slot, Task, Work};
 
 /// The limit on tail calls in one run.
 pub const LIMIT: u32 = 33;
@@ -35,8 +35,10 @@ pub enum Way {
 
 pub fn items() -> Vec<Item> {
     let kernel = |factor| vec![Wanted::Of(Contestant::Kernel, factor)];
+    let replays = [Contestant::Replay2020, Contestant::Replay618].map(|replay| Wanted::Of(replay, 0.25));
+    let direct = kernel(0.2).into_iter().chain(replays).collect();
     let mut items = vec![
-        Item::new("tail_call_direct_33", kernel(0.2), || hops(Way::Direct, LIMIT)),
+        Item::new("tail_call_direct_33", direct, || hops(Way::Direct, LIMIT)),
         Item::new("tail_call_direct_self", kernel(0.6), || itself(Way::Direct)),
         Item::new("tail_call_indirect_33", kernel(0.12), || hops(Way::Indirect, LIMIT)),
         Item::new("tail_call_indirect_self", Vec::new(), || itself(Way::Indirect)),
@@ -56,42 +58,43 @@ fn hops(way: Way, hops: u32) -> Task {
     let mut programs: Vec<Program> = (0..hops).map(hop).collect();
     programs.push(programs::answers("bench_last", hops));
     let slots = (1..=hops).map(|n| Slot { array: ARRAY, index: n, program: n as usize }).collect();
-    Task::over_empty(Work { programs, slots, ..Work::of(programs::answers("", 0), hops) }, hops)
+    let work = Work { programs, slots, ..Work::of(programs::answers("", 0), hops) };
+    Task::over_empty(work.shape(Shape::Chain { way, hops }), hops)
 }
 
 /// A program that calls itself up to the limit.
 fn itself(way: Way) -> Task {
     let program = calls("bench_self", way, &programs::array(1), 0, 1, 1);
     let slots = vec![Slot { array: ARRAY, index: 0, program: 0 }];
-    Task::over_empty(Work { slots, ..Work::of(program, 1) }, LIMIT)
+    Task::over_empty(Work { slots, ..Work::of(program, 1) }.shape(Shape::Itself { way }), LIMIT)
 }
 
 /// Calls that fall through.
 fn empty_slot(way: Way) -> Task {
     let program = calls("bench_empty_slot", way, &programs::array(4), 1, EMPTY, 1);
-    Task::over_empty(Work::of(program, 1), EMPTY)
+    Task::over_empty(Work::of(program, 1).shape(Shape::Empty { way, sites: EMPTY }), EMPTY)
 }
 
 /// `count` calls of slot `index`, one after the other, then `answer`.
 fn calls(name: &str, way: Way, array: &MapDef, index: u32, count: u32, answer: u32) -> Program {
     let mut source = String::new();
+    // Registers that calls leave alone are needed where there are several: for the context, and for an index that is read once.
+    let (context, at) = if count > 1 { ("r6", "r7") } else { ("r1", "r3") };
     if count > 1 {
         source += "r6 = r1\n";
     }
     if way == Way::Indirect {
         // The verifier cannot know that it is 0.
-        source += "r2 = map[idx:1][0]+0\nr7 = *(u32 *)(r2 + 0)\n";
-        if index > 0 {
-            let _ = writeln!(source, "r7 += {index}");
-        }
+        let _ = writeln!(source, "r2 = map[idx:1][0]+0\n{at} = *(u32 *)(r2 + 0)\n{at} += {index}");
     }
     for _ in 0..count {
         if count > 1 {
-            source += "r1 = r6\n";
+            let _ = writeln!(source, "r1 = {context}");
         }
         let _ = match way {
             Way::Direct => writeln!(source, "r2 = map[idx:0]\nr3 = {index}\ncall bpf_tail_call#12"),
-            Way::Indirect => writeln!(source, "r2 = map[idx:0]\nr3 = r7\ncall bpf_tail_call#12"),
+            Way::Indirect if count > 1 => writeln!(source, "r2 = map[idx:0]\nr3 = {at}\ncall bpf_tail_call#12"),
+            Way::Indirect => writeln!(source, "r2 = map[idx:0]\ncall bpf_tail_call#12"),
         };
     }
     let _ = writeln!(source, "r0 = {answer}\nexit");

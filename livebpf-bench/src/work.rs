@@ -6,6 +6,7 @@ use livebpf::link::Program;
 use livebpf::object::MapDef;
 
 use crate::row::Wanted;
+use crate::tail_call::Way;
 
 /// Programs of which the first is run.
 pub struct Work {
@@ -27,6 +28,8 @@ pub struct Work {
     pub native: Option<&'static str>,
     /// The same for machines that have memory and nothing else: R1 is the packet's address.
     pub plain: Option<Program>,
+    /// The same as a sequence of the kernel's.
+    pub shape: Option<Shape>,
     /// One run at a time, as a caller that has one packet does it, where the contestant makes a difference.
     pub single: bool,
 }
@@ -40,6 +43,32 @@ pub struct Slot {
     pub index: u32,
     /// Index into the programs.
     pub program: usize,
+}
+
+/// What there are sequences of the kernel's for.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// A program that answers a number.
+    Answer(u32),
+    /// Calls of the next program, so many; the last one answers their number.
+    Chain { way: Way, hops: u32 },
+    /// A program that calls itself up to the limit, then answers 1.
+    Itself { way: Way },
+    /// Calls of an empty slot, then the answer 1.
+    Empty { way: Way, sites: u32 },
+    /// A loop that adds something up.
+    Loop { count: u32, each: Each },
+}
+
+/// What a loop adds in each round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Each {
+    /// A number.
+    Adds(i32),
+    /// One, by calling a function.
+    Calls,
+    /// Two, the answer of a program that a function calls.
+    TailCall,
 }
 
 /// A ring buffer that fills up.
@@ -71,8 +100,15 @@ impl Work {
             embedder: false,
             native: None,
             plain: None,
+            shape: None,
             single: false,
         }
+    }
+
+    /// Also as a sequence of the kernel's.
+    #[must_use]
+    pub fn shape(self, shape: Shape) -> Work {
+        Work { shape: Some(shape), ..self }
     }
 
     /// The first program is also for machines that have memory and nothing else.

@@ -37,6 +37,8 @@ ROW is the name of a row or the beginning of several; without any, all are measu
 Contestants take turns in one run, and only its ratios count; the report says who was not measured and why.
 
   kernel    the running one, by BPF_PROG_TEST_RUN, minus the empty run: needs root
+  replay-2020, replay-6.18   the kernel's sequences for tail calls and calls of functions, of the mail of July 2020 and of Linux 6.18, in user
+            space and without what guards against bugs of the CPU
   rbpf      its code generator, on memory: neither maps nor tail calls
   sbpf      Solana's code generator, as configured by default: the same
   native    the same in C, by `cc -O2`";
@@ -47,7 +49,7 @@ pub struct BenchArgs {
     /// Rows to measure.
     #[arg(value_name = "ROW")]
     pub rows: Vec<String>,
-    /// Who to measure besides livebpf: kernel, rbpf, sbpf, native, or none; without it all that can be had.
+    /// Who to measure besides livebpf: kernel, replay-2020, replay-6.18, rbpf, sbpf, native, or none; without it all that can be had.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub against: Option<Vec<String>>,
     /// At most so many rounds of each contestant.

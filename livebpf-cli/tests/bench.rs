@@ -150,7 +150,8 @@ fn names_that_stand_for_nothing_are_refused_with_a_list() {
     let message = ran.json()["error"].as_str().expect("a message").to_owned();
     assert!(message.starts_with("no row is named \"tail_cal_\"; there is run_single, run_batch, "), "{message}");
     let ran = livebpf(&["bench", "update_insert_1", "--against", "kernel,java"]);
-    let message = "Error: no contestant is named \"java\"; there is kernel, rbpf, sbpf, native, none\n";
+    let message =
+        "Error: no contestant is named \"java\"; there is kernel, replay-2020, replay-6.18, rbpf, sbpf, native, none\n";
     assert_eq!((ran.status, ran.stderr.as_str(), ran.stdout.as_str()), (2, message, ""));
     assert_eq!(livebpf(&["bench", "--rounds", "0"]).status, 2);
 }
