@@ -34,6 +34,7 @@ mod report;
 mod row;
 mod run;
 mod sbpf;
+mod scaling;
 mod sides;
 mod stall;
 mod stats;
@@ -96,6 +97,7 @@ pub fn run(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Report
         rows.extend(transaction::measure(&mut session));
         rows.extend(load::measure(&mut session));
         rows.extend(timed::measure(&mut session));
+        rows.extend(scaling::measure(&mut session));
         rows.extend(compile::measure(&mut session));
         let (measured, left_out) = object_sizes::measure(&mut session);
         rows.extend(measured);

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::helpers::PLUS_ONE;
 use crate::programs::{self, MISSED, PACKET, VERSIONS};
 use crate::sides::{Batch, Pair, Runner, Shape, Slots};
+use crate::tail_call::{self, LIMIT, Way};
 use crate::work::{Ring, Slot, Work};
 
 struct LiveSlots {
@@ -43,7 +44,10 @@ pub fn prepare(engine: Engine, work: &Work) -> Result<Box<dyn Runner>, Error> {
     if work.embedder {
         builder = builder.helper(plus_one(), |call| call.arg(0).wrapping_add(1));
     }
-    let runtime = builder.build()?;
+    Ok(Box::new(load(builder.build()?, work)?))
+}
+
+fn load(runtime: Runtime, work: &Work) -> Result<Runs, Error> {
     let ebpf = runtime.load_linked(work.programs.clone())?;
     let program = |n: usize| {
         let name = &work.programs[n].name;
@@ -60,7 +64,17 @@ pub fn prepare(engine: Engine, work: &Work) -> Result<Box<dyn Runner>, Error> {
         Ok::<_, Error>((RingBuffer::try_from(map)?, ring.runs))
     };
     let ring = work.ring.map(ring).transpose()?;
-    Ok(Box::new(Runs { runner, first, ring, single: work.single, _loaded: (ebpf, runtime) }))
+    Ok(Runs { runner, first, ring, single: work.single, _loaded: (ebpf, runtime) })
+}
+
+/// Two chains of one runtime, each for a thread of its own.
+pub fn chains(engine: Engine) -> Result<[Box<dyn Runner + Send>; 2], Error> {
+    let runtime = Runtime::builder().engine(engine).build()?;
+    let chain = || -> Result<Box<dyn Runner + Send>, Error> {
+        let work = tail_call::hops(Way::Direct, LIMIT).work;
+        Ok(Box::new(load(runtime.clone(), &work)?))
+    };
+    Ok([chain()?, chain()?])
 }
 
 impl Runner for Runs {

@@ -17,14 +17,20 @@ const SOURCES: [(&str, &str); 2] =
 
 /// The function that does what the work's program does.
 pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
+    Ok(Box::new(function(work)?))
+}
+
+/// The same, to be taken to another thread.
+pub fn function(work: &Work) -> Result<Native, Error> {
     let name = work.native.ok_or(Error::Lacks("there is no such thing in C"))?;
     let function = library()?.function(name)?;
     let mut data = work.packet.clone();
     data.resize(data.len().max(READS), 0);
-    Ok(Box::new(Native { function, data }))
+    Ok(Native { function, data })
 }
 
-struct Native {
+/// A function and what it reads.
+pub struct Native {
     function: Function,
     data: Vec<u8>,
 }

@@ -5,7 +5,7 @@
 use crate::contestant::Contestant;
 use crate::error::Error;
 use crate::subject::{self, Subject};
-use crate::{compile, load, stall, timed, transaction, update, upgrade};
+use crate::{compile, load, scaling, stall, timed, transaction, update, upgrade};
 
 /// What a figure counts. Less is better in each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +68,7 @@ impl Row {
     /// All rows, in the order of reports.
     pub fn all() -> Vec<Row> {
         let mut rows = timed::rows();
+        rows.extend(scaling::rows());
         rows.extend(update::rows());
         rows.extend(stall::rows());
         rows.extend(transaction::rows());

@@ -64,7 +64,7 @@ impl Report {
                 }
             }
         }
-        reasons.into_iter().map(|(reason, rows)| format!("{reason} ({})", rows.join(", "))).collect()
+        reasons.into_iter().map(|(reason, rows)| format!("{reason} ({})", some_of(&rows))).collect()
     }
 
     /// What does not count for a row; those that everybody refuses by their number only.
@@ -92,6 +92,15 @@ impl Report {
             (!list.is_empty()).then(|| format!("{}: updates a second: {}", measured.row.name, list.join(", ")))
         };
         self.rows.iter().filter_map(rates).collect()
+    }
+}
+
+/// The first few names, and how many more there are.
+fn some_of(names: &[&str]) -> String {
+    const NAMED: usize = 3;
+    match names.len() {
+        few if few <= NAMED + 1 => names.join(", "),
+        many => format!("{} and {} more", names[..NAMED].join(", "), many - NAMED),
     }
 }
 
@@ -158,6 +167,12 @@ two: updates a second: livebpf 18000
 a note
 ";
         assert_eq!(crate::report::tests::example().text(), wanted);
+    }
+
+    #[test]
+    fn long_lists_of_rows_are_cut() {
+        assert_eq!(some_of(&["a", "b", "c", "d"]), "a, b, c, d");
+        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub fn items() -> Vec<Item> {
 }
 
 /// A chain of `hops` calls, each of the next program.
-fn hops(way: Way, hops: u32) -> Task {
+pub fn hops(way: Way, hops: u32) -> Task {
     let array = programs::array(hops + 1);
     let hop = |n: u32| calls(&format!("bench_hop_{n}"), way, &array, n + 1, 1, n);
     let mut programs: Vec<Program> = (0..hops).map(hop).collect();

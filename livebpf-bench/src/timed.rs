@@ -78,7 +78,7 @@ struct Timed {
 
 impl Timed {
     fn new(task: &Task, prepare: impl Fn(&Work) -> Result<Box<dyn Runner>, Error>) -> Result<Timed, Error> {
-        let batches = |work: &Work| Ok::<_, Error>(Batches { runner: prepare(work)?, answer: work.answer, runs: None });
+        let batches = |work| Batches::new(work, &prepare);
         Ok(Timed { work: batches(&task.work)?, base: task.base.as_ref().map(batches).transpose()? })
     }
 }
@@ -94,7 +94,7 @@ impl Side for Timed {
 }
 
 /// A program that is run batch by batch.
-struct Batches {
+pub struct Batches {
     runner: Box<dyn Runner>,
     answer: u32,
     /// In a batch, once that is known.
@@ -102,7 +102,12 @@ struct Batches {
 }
 
 impl Batches {
-    fn time(&mut self) -> Result<f64, Error> {
+    pub fn new(work: &Work, prepare: impl Fn(&Work) -> Result<Box<dyn Runner>, Error>) -> Result<Batches, Error> {
+        Ok(Batches { runner: prepare(work)?, answer: work.answer, runs: None })
+    }
+
+    /// Nanoseconds a run, in a batch that is long enough.
+    pub fn time(&mut self) -> Result<f64, Error> {
         let runs = match self.runs {
             Some(runs) => runs,
             None => self.calibrate()?,

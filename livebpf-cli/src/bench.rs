@@ -14,6 +14,8 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   run_single, run_batch                                 a run of a program that does nothing, one alone or many in a row
   tail_call_direct_N, tail_call_indirect_33             one hop of a chain of N + 1 programs (2, 4, 8, 16, 33)
   tail_call_direct_self, tail_call_indirect_self        one hop of a program into itself
+  tail_call_slope                                       how evenly hops cost: from 16 to 33 over from 2 to 16, or vice versa
+  scaling_2_threads                                     a run beside another thread's, as a multiple of one alone
   empty_slot_direct, empty_slot_indirect                a tail call through an empty slot
   subprogram_call, subprogram_tail_call                 a function's call and return; with a tail call in the function
   ktime_get_ns, smp_processor_id, prandom_u32           a call of a helper; helper_call: of a function of the embedder's
