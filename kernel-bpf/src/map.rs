@@ -45,8 +45,8 @@ pub struct Map {
 }
 
 impl Map {
-    /// Creates it: any type but maps of maps and those of sockets, tasks and the like. Only hashes, arrays,
-    /// those per CPU and program arrays can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
+    /// Creates it: any type but those of sockets, tasks and the like. Only hashes, arrays,
+    /// those per CPU, program arrays and maps of maps can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
     /// initialisers name programs, which are for the caller to load.
     ///
     /// # Errors
@@ -57,7 +57,10 @@ impl Map {
             return Err(Error::MapType { name: def.name.clone(), found: def.map_type });
         }
         let refused = |source| Error::Refused { what: format!("BPF_MAP_CREATE of {}", def.name), source };
-        let map = Map { fd: MapFd::create(def).map_err(refused)?, name: def.name.clone(), map_type: def.map_type };
+        // The kernel copies what it needs of the template.
+        let inner = def.inner.as_deref().map(|inner| MapFd::create(inner, None).map_err(refused)).transpose()?;
+        let fd = MapFd::create(def, inner.as_ref()).map_err(refused)?;
+        let map = Map { fd, name: def.name.clone(), map_type: def.map_type };
         match &def.init {
             MapInit::Data(data) => map.update(&[0; 4], data, 0)?,
             MapInit::Empty | MapInit::Programs(_) | MapInit::Maps(_) => {}
@@ -141,6 +144,14 @@ impl Map {
     /// As [`update`](Self::update).
     pub fn set(&self, index: u32, program: &Program) -> Result<(), Error> {
         self.update(&index.to_ne_bytes(), &program.raw_fd().to_ne_bytes(), 0)
+    }
+
+    /// Puts `inner` at `key` of a map of maps.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn set_map(&self, key: &[u8], inner: &Map) -> Result<(), Error> {
+        self.update(key, &inner.raw_fd().to_ne_bytes(), 0)
     }
 
     /// Empties slot `index` of a program array.

@@ -160,7 +160,14 @@ fn name(text: &str) -> [u8; NAME] {
 }
 
 /// Map types whose keys and values have exactly the sizes that they are created with.
-pub const PLAIN_MAPS: [MapType; 4] = [MapType::HASH, MapType::ARRAY, MapType::PROG_ARRAY, MapType::LRU_HASH];
+pub const PLAIN_MAPS: [MapType; 6] = [
+    MapType::HASH,
+    MapType::ARRAY,
+    MapType::PROG_ARRAY,
+    MapType::LRU_HASH,
+    MapType::ARRAY_OF_MAPS,
+    MapType::HASH_OF_MAPS,
+];
 
 /// Map types with a value for each CPU.
 pub const PER_CPU_MAPS: [MapType; 3] = [MapType::PERCPU_HASH, MapType::PERCPU_ARRAY, MapType::LRU_PERCPU_HASH];
@@ -196,11 +203,11 @@ pub struct MapFd {
 }
 
 impl MapFd {
-    /// BPF_MAP_CREATE.
+    /// BPF_MAP_CREATE; `inner` is the template of a map of maps.
     ///
     /// # Panics
     /// For a type that is not in [`PLAIN_MAPS`], [`PER_CPU_MAPS`] or [`PROGRAMS_MAPS`].
-    pub fn create(def: &MapDef) -> io::Result<MapFd> {
+    pub fn create(def: &MapDef, inner: Option<&MapFd>) -> io::Result<MapFd> {
         let plain = PLAIN_MAPS.contains(&def.map_type);
         assert!(
             plain || PER_CPU_MAPS.contains(&def.map_type) || PROGRAMS_MAPS.contains(&def.map_type),
@@ -213,6 +220,7 @@ impl MapFd {
             value_size: def.value_size,
             max_entries: def.max_entries,
             map_flags: def.map_flags | if def.frozen { F_RDONLY_PROG } else { 0 },
+            inner_map_fd: inner.map_or(0, |inner| number(inner.fd.as_fd())),
             map_name: name(&def.name),
             ..MapCreate::default()
         };

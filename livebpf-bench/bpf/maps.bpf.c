@@ -8,6 +8,8 @@ enum {
 	LRU_HASH = 9,
 	LRU_PERCPU_HASH = 10,
 	LPM_TRIE = 11,
+	ARRAY_OF_MAPS = 12,
+	HASH_OF_MAPS = 13,
 	QUEUE = 22,
 	STACK = 23,
 };
@@ -150,5 +152,29 @@ SEC("tc") int refill_hash(struct __sk_buff *skb)
 
 PUSH_POP(queue, QUEUE)
 PUSH_POP(stack, STACK)
+
+/* A map of maps, whose slots all hold the one above, and a lookup in that. */
+#define OUTER(name, kind)                                                                                           \
+	struct {                                                                                                    \
+		__uint(type, kind);                                                                                 \
+		__uint(max_entries, ELEMENTS);                                                                      \
+		__type(key, key_4);                                                                                 \
+		__array(values, typeof(m_array));                                                                   \
+	} m_##name SEC(".maps");                                                                                    \
+	SEC("tc") int lookup_##name(struct __sk_buff *skb)                                                          \
+	{                                                                                                           \
+		__u64 sum = 0;                                                                                      \
+		for (__u32 i = 0; i < ROUNDS; i++) {                                                                \
+			key_4 key = i & (ELEMENTS - 1);                                                             \
+			void *inner = bpf_map_lookup_elem(&m_##name, &key);                                         \
+			__u64 *found = inner ? bpf_map_lookup_elem(inner, &key) : 0;                                \
+			if (found)                                                                                  \
+				sum += *found;                                                                      \
+		}                                                                                                   \
+		return sum;                                                                                         \
+	}
+
+OUTER(array_of_maps, ARRAY_OF_MAPS)
+OUTER(hash_of_maps, HASH_OF_MAPS)
 
 LICENSE("Dual MIT/GPL");

@@ -65,6 +65,10 @@ pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
     for Slot { array, index, program } in &work.slots {
         map(array)?.set(*index, &programs[*program])?;
     }
+    if let Some([outer, inner]) = work.nested {
+        let (outer, inner) = (map(outer)?, map(inner)?);
+        Work::nested_keys().try_for_each(|key| outer.set_map(&key, inner))?;
+    }
     let reader = |ring: Ring| Ok::<_, Error>((RingReader::of(map(ring.map)?)?, ring.runs));
     let ring = work.ring.map(reader).transpose()?;
     let slots = !work.slots.is_empty();

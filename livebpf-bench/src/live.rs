@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use livebpf::context::Context;
 use livebpf::helper::{Arg, Proto, Ret};
-use livebpf::runtime::{Completion, Ebpf, Engine, Program, ProgramArray, RingBuffer, Runtime, Worker};
+use livebpf::runtime::{Completion, Ebpf, Engine, MapOfMaps, Program, ProgramArray, RingBuffer, Runtime, Worker};
 
 use crate::error::Error;
 use crate::helpers::PLUS_ONE;
@@ -56,6 +56,11 @@ fn load(runtime: Runtime, work: &Work) -> Result<Runs, Error> {
     for Slot { array, index, program: n } in &work.slots {
         let map = ebpf.map(array).ok_or(Error::Lacks("a map that was made is not there"))?;
         ProgramArray::try_from(map)?.set(*index, &program(*n)?)?;
+    }
+    let map = |name: &str| ebpf.map(name).ok_or(Error::Lacks("a map that was made is not there"));
+    if let Some([outer, inner]) = work.nested {
+        let (outer, inner) = (MapOfMaps::try_from(map(outer)?)?, map(inner)?);
+        Work::nested_keys().try_for_each(|key| outer.set(&key, inner, 0))?;
     }
     let runner = LiveRunner::new(&runtime, program(0)?, &work.packet)?;
     let first = work.first.map(program).transpose()?;

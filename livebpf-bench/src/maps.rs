@@ -38,6 +38,8 @@ pub fn items() -> Vec<Item> {
         Item::new(format!("map_update_{map}"), kernel(wanted), task)
     };
     let mut items: Vec<Item> = KEYED.map(lookups).into();
+    let of_maps = |map: &'static str| Item::new(format!("lookup_{}", &map[2..]), Vec::new(), move || nested(map));
+    items.extend(["m_array_of_maps", "m_hash_of_maps"].map(of_maps));
     items.extend(KEYED.map(updates));
     items.push(Item::new("map_refill_hash", Vec::new(), || update("refill_hash", "hash", "4")));
     let push_pop = |map: &'static str| Item::new(format!("map_push_pop_{map}"), Vec::new(), move || push_pop(map));
@@ -58,13 +60,24 @@ fn filled(mut work: Work, map: &str) -> Work {
 }
 
 fn lookup(map: &str, key: &str) -> Task {
+    lookup_of(map, map, key)
+}
+
+/// Lookups by the program that is named after `map`, once `filled_map` is filled.
+fn lookup_of(map: &str, filled_map: &str, key: &str) -> Task {
     // What the loop without lookups reads is the first word of the key.
     let keys: u32 = (0..ROUNDS).map(|i| if key == "lpm" { 32 } else { i % 256 }).sum();
     Task {
-        work: filled(program(&format!("lookup_{map}"), ROUNDS), map),
+        work: filled(program(&format!("lookup_{map}"), ROUNDS), filled_map),
         base: Some(program(&format!("base_lookup_{key}"), keys)),
         per: f64::from(ROUNDS),
     }
+}
+
+/// An array in every slot of a map of maps, looked up there and then in.
+fn nested(outer: &'static str) -> Task {
+    let Task { work, base, per } = lookup_of(&outer[2..], "array", "4");
+    Task { work: Work { nested: Some([outer, "m_array"]), ..work }, base, per }
 }
 
 fn update(name: &str, map: &str, key: &str) -> Task {

@@ -14,6 +14,8 @@ pub struct Work {
     pub programs: Vec<Program>,
     /// Programs in slots of program arrays.
     pub slots: Vec<Slot>,
+    /// A map of maps, and the map that all of its 256 elements hold.
+    pub nested: Option<[&'static str; 2]>,
     /// Run once before anything else, by the thread that is measured: fills maps. An index into the programs.
     pub first: Option<usize>,
     /// What is run on.
@@ -81,6 +83,11 @@ pub struct Ring {
 }
 
 impl Work {
+    /// Keys of a map of maps.
+    pub fn nested_keys() -> impl Iterator<Item = [u8; 4]> {
+        (0..256u32).map(u32::to_ne_bytes)
+    }
+
     /// The same, done by a function in C.
     #[must_use]
     pub fn native(self, name: &'static str) -> Work {
@@ -93,6 +100,7 @@ impl Work {
         Work {
             programs: vec![program],
             slots: Vec::new(),
+            nested: None,
             first: None,
             packet,
             answer,
