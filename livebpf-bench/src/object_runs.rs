@@ -101,7 +101,8 @@ impl Runs {
         let kernel = theirs.map(|theirs| theirs.summary()).transpose()?;
         match kernel {
             Some(Summary { min, median, .. }) if min.min(median) < RESOLUTION => {
-                let why = format!("over too soon: the kernel needs {:.0} ns beyond the empty run", min.min(median));
+                let ns = min.min(median).max(0.0);
+                let why = format!("over too soon: the kernel needs {ns:.0} ns beyond the empty run");
                 Err(Error::LeftOut(why))
             }
             _ => Ok(Timed { live, kernel }),

@@ -201,6 +201,10 @@ polyline {{ fill: none; stroke-width: 1.5 }}
 
     fn draw_curves(&self, drawing: &mut Drawing) {
         let curves = self.curves();
+        let mut contestants: Vec<Contestant> = curves.iter().flat_map(|chart| chart.points.keys().copied()).collect();
+        contestants.sort();
+        contestants.dedup();
+        drawing.legend(&contestants);
         for row in curves.chunks(COLUMNS) {
             let width = (WIDTH - 2.0 * MARGIN) / COLUMNS as f64;
             let top = drawing.y;

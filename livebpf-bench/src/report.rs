@@ -36,7 +36,7 @@ pub struct LeftOut {
 }
 
 /// Most characters of a reason.
-const REASON: usize = 160;
+const REASON: usize = 400;
 
 impl LeftOut {
     pub(crate) fn new(row: &str, program: &str, why: &str) -> LeftOut {

@@ -1,11 +1,13 @@
 //! Development tasks, started as `cargo run -p xtask -- TASK`. Nothing here is needed to build or to test livebpf.
 
 mod bpf;
+mod performance;
 mod sanitize;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo run -p xtask -- bpf [--check] | miri|asan|tsan|valgrind|fuzz [--all]
+const USAGE: &str =
+    "usage: cargo run -p xtask -- bpf [--check] | miri|asan|tsan|valgrind|fuzz [--all] | performance RUN.json
 
   bpf           build every *.bpf.c of the tests, the demo and the benchmarks with clang-19, in place
   bpf --check   build them elsewhere and say which committed objects differ; exit status 1 when one does
@@ -15,6 +17,7 @@ const USAGE: &str = "usage: cargo run -p xtask -- bpf [--check] | miri|asan|tsan
   valgrind      runs of programs under valgrind
   fuzz          every fuzz target for a minute each; nightly and cargo-fuzz
   ... --all     more tests, or ten minutes for each fuzz target
+  performance   docs/performance.md from what `livebpf bench -j` printed here
 
 What needs something that is not there says so in one line and is skipped.";
 
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         ["bpf", "--check"] => bpf::check(),
         [name] if sanitize::NAMES.contains(&name) => sanitize::run(name, false),
         [name, "--all"] if sanitize::NAMES.contains(&name) => sanitize::run(name, true),
+        ["performance", run] => performance::write(run),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
