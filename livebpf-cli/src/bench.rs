@@ -9,7 +9,7 @@ use crate::error::CliError;
 use crate::output::{self, Answer, Output};
 
 pub const HELP: &str = "\
-ROW is the name of a row or the beginning of several; without any, all are measured, which takes a minute or two. Rows:
+ROW is the name of a row or the beginning of several; without any, all are measured, which takes some minutes. Rows:
 
   run_single, run_batch                                 a run of a program that does nothing, one alone or many in a row
   tail_call_direct_N, tail_call_indirect_33             one hop of a chain of N + 1 programs (2, 4, 8, 16, 33)
