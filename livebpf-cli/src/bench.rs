@@ -38,7 +38,7 @@ ROW is the name of a row or the beginning of several; without any, all are measu
 
 Contestants take turns in one run, and only its ratios count; the report says who was not measured and why. What surrounds the measured thing
 is taken off: minimum from minimum, median from median. Spread is the distance of the quartiles over the median. With -j: an array, an object
-a row, with "row", "unit", an object for each contestant ("min", "median", "spread", "rounds", or "why_not"), "ratio" and "wanted".
+a row, with row, unit, an object for each contestant (min, median, spread, rounds, or why_not), ratio and wanted.
 
   kernel    the running one, by BPF_PROG_TEST_RUN, minus the empty run: needs root
   replay-2020, replay-6.18   the kernel's sequences for tail calls and calls of functions, of the mail of July 2020 and of Linux 6.18, in user
