@@ -38,6 +38,9 @@ impl Unit {
     }
 }
 
+/// The word for all rows but those of single programs.
+const ALL: &str = "all";
+
 /// A bound on livebpf's median.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Wanted {
@@ -78,8 +81,8 @@ impl Row {
         rows
     }
 
-    /// The rows that `words` select, in the order of reports: a row by its name, several by the beginning of their names. Saying
-    /// nothing selects those of `objects`, or all of them where there are no objects.
+    /// The rows that `words` select, in the order of reports: a row by its name, several by the beginning of their names, `all` those
+    /// that are not of a single program of an object. Saying nothing selects those of `objects`, or all of them where there are no objects.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a word that selects nothing, with the names there are.
@@ -90,6 +93,9 @@ impl Row {
         }
         let chosen = |row: &Row, word: &String| {
             let exact = all.iter().any(|row| row.name == *word);
+            if word == ALL {
+                return !row.name.contains('/');
+            }
             if exact { row.name == *word } else { row.name.starts_with(word) }
         };
         for word in words {
@@ -120,6 +126,16 @@ mod tests {
         assert_eq!(two, ["update_insert_1", "stall_replace"], "in the order of reports, each once");
         assert_eq!(names(&["update_insert_1", "update_insert_1"]), ["update_insert_1"]);
         assert_eq!(names(&[]).len(), Row::all().len());
+        assert_eq!(names(&["all"]), names(&[]));
+    }
+
+    #[test]
+    fn all_rows_are_those_that_are_not_of_one_program() {
+        let object = Subject { name: "o/p".to_owned(), program: Err("not linked".to_owned()) };
+        let select = |words: &[String]| Row::select(words, std::slice::from_ref(&object)).expect("known");
+        let of_object: Vec<String> = select(&[]).into_iter().map(|row| row.name).collect();
+        assert_eq!(of_object, ["size_o/p", "size_total", "run_o/p", "run_total"]);
+        assert_eq!(select(&["all".to_owned()]).len(), Row::all().len() + 2, "with both totals");
     }
 
     #[test]

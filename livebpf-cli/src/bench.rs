@@ -35,6 +35,7 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   livebpf bench --quick --against none
   livebpf bench --object prog.o      its programs: load_OBJECT/PROGRAM, processed_ (instructions verified), size_ (bytes of code), run_
   livebpf -o a.o -o b.o bench size run     with size_total and run_total over all programs that both sides load
+  livebpf -o a.o -o b.o bench all          these totals, and every row above
 
 Contestants take turns in one run, and only its ratios count; the report says who was not measured and why. What surrounds the measured thing
 is taken off: minimum from minimum, median from median. Spread is the distance of the quartiles over the median. With -j: an array, an object

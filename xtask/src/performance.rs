@@ -131,9 +131,16 @@ fn table(rows: &[&Value]) -> String {
         return "Not measured in this run.".to_owned();
     }
     let mut columns: Vec<&str> = Vec::new();
-    for other in rows.iter().flat_map(|row| others(row)) {
-        if !columns.contains(&other) {
+    let mut reasons: Vec<String> = Vec::new();
+    for (row, other) in rows.iter().flat_map(|row| others(row).map(move |other| (row, other))) {
+        if row[other]["median"].is_number() && !columns.contains(&other) {
             columns.push(other);
+        }
+        if let Some(why) = row[other]["why_not"].as_str() {
+            let reason = format!("{other} ({why})");
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
         }
     }
     let mut lines = vec![format!(
@@ -151,6 +158,9 @@ fn table(rows: &[&Value]) -> String {
         let verdicts: Vec<String> = demands(row).map(verdict).collect();
         let _ = write!(line, " {} |", verdicts.join("; "));
         lines.push(line.replace("  |", " |"));
+    }
+    if !reasons.is_empty() {
+        lines.push(format!("\nWhere there is no figure: {}.", reasons.join("; ")));
     }
     lines.join("\n")
 }
@@ -406,6 +416,8 @@ Text.
 | --- | --- | --- | --- | --- |
 | `two` | us | 1240 / 1240 | - | at most 0.5 x kernel: not known; at most 1.5 x one_2: NOT MET, 1.51; at most 2000: met, 1240 |
 | `size_total` | bytes | 17.0 / 17.5 | 17.0 / 17.5 (**1.00**) | |
+
+Where there is no figure: kernel (no).
 
 <!-- end -->
 <!-- worst: size 1 -->
