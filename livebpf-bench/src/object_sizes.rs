@@ -120,7 +120,12 @@ pub fn measure(session: &mut Session<'_>) -> (Vec<Measured>, Vec<LeftOut>) {
         }
     }
     let [size, run] = totals();
-    let totals = [total(size, &all.sizes, sums), total(run, &all.runs, means)];
+    let compared = all.runs.first().is_some_and(|m| m.ratio(Contestant::Kernel).is_some());
+    if session.wants(RUN) && !compared && !all.runs.is_empty() {
+        all.left_out.push(LeftOut::new(RUN, "all", "there is nobody to compare with"));
+    }
+    let means = compared.then(|| total(run, &all.runs, means)).flatten();
+    let totals = [total(size, &all.sizes, sums), means];
     let totals = totals.into_iter().flatten().filter(|m| session.wants(&m.row.name));
     // A total has all of its rows beside it, so that it can be checked.
     (totals.chain(all.sizes).chain(all.runs).collect(), all.left_out)
@@ -300,11 +305,11 @@ mod tests {
         let (rows, left_out) = measure(&mut session);
         let found: Vec<(&str, bool)> =
             rows.iter().map(|m| (m.row.name.as_str(), m.median(Contestant::Livebpf).is_some())).collect();
-        assert_eq!(found, ["size_total", "run_total", "size_o/one", "run_o/one"].map(|name| (name, true)));
+        assert_eq!(found, ["size_total", "size_o/one", "run_o/one"].map(|name| (name, true)));
         let size = |n: usize| rows[n].median(Contestant::Livebpf).expect("as found above");
-        assert!(size(2) > 5.0 && size(0) == size(2), "the sum of one");
+        assert!(size(1) > 5.0 && size(0) == size(1), "the sum of one");
         let left: Vec<(&str, &str)> = left_out.iter().map(|left| (left.row.as_str(), left.program.as_str())).collect();
-        assert_eq!(left, [("size_total", "o/wild"), ("size_total", "o/unlinked")]);
+        assert_eq!(left, [("size_total", "o/wild"), ("size_total", "o/unlinked"), ("run_total", "all")]);
         assert!(left_out[0].why.contains("!read_ok"), "{}", left_out[0].why);
         assert_eq!((left_out[1].why.as_str(), &left_out[1].by[..]), ("cannot be linked", &[Contestant::Livebpf][..]));
     }

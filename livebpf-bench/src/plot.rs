@@ -1,13 +1,14 @@
 //! A report drawn as SVG: how livebpf compares in every row, and how figures grow with what rows count.
 //!
 //! * *Ratios*: a line for each row with livebpf's median as a multiple of each contestant's, to the left of 1 where livebpf needs less, and
-//!   a tick at what was wanted, red where that is not met. All programs of objects share one line a kind: a dot for each.
+//!   a tick at what was wanted, red where that is not met. All programs of objects share one line a kind, with a dot
+//!   wherever there is one.
 //! * *Curves*: rows whose names differ in a number at the end only (`tail_call_direct_33`, `load_10k`), three of them or more: medians
 //!   over that number, both axes logarithmic.
 //!
 //! Nothing is drawn of what was not measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::contestant::Contestant;
@@ -121,7 +122,7 @@ line {{ stroke: #ddd }}
 .one {{ stroke: #222 }}
 .met {{ stroke: #2e933c; stroke-width: 2 }}
 .missed {{ stroke: #d1001c; stroke-width: 2 }}
-.many {{ fill-opacity: 0.25 }}
+.many {{ fill-opacity: 0.5 }}
 polyline {{ fill: none; stroke-width: 1.5 }}
 </style>
 <rect width="100%" height="100%" fill="white"/>
@@ -169,8 +170,14 @@ polyline {{ fill: none; stroke-width: 1.5 }}
                 let x = axis.at(*bound);
                 drawing.line((x, y - 6.0), (x, y + 6.0), if *met { "met" } else { "missed" });
             }
-            let class = if line.many { "many" } else { "dot" };
-            line.ratios.iter().for_each(|(contestant, ratio)| drawing.dot(axis.at(*ratio), y, *contestant, class));
+            if line.many {
+                // To whole points, each once: a thousand dots are a few hundred places.
+                let places: BTreeSet<_> =
+                    line.ratios.iter().map(|(c, ratio)| (*c, axis.at(*ratio).round() as i64)).collect();
+                places.iter().for_each(|(contestant, x)| drawing.dot(*x as f64, y, *contestant, "many"));
+            } else {
+                line.ratios.iter().for_each(|(contestant, ratio)| drawing.dot(axis.at(*ratio), y, *contestant, "dot"));
+            }
         }
         drawing.y = bottom + 3.0 * LINE;
     }

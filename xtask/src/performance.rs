@@ -320,11 +320,17 @@ fn machine() -> String {
     line("CPU", field("model name").map(|(_, model)| format!("{}, {cpus} of them{guest}", model.trim())));
     line("kernel", first_line(Command::new("uname").args(["-sr"])));
     line("its mitigations", mitigations());
+    line("its hiding of constants (net.core.bpf_jit_harden)", sysctl("/proc/sys/net/core/bpf_jit_harden"));
     line("Rust", first_line(Command::new("rustc").arg("--version")));
     line("C", first_line(Command::new("cc").arg("--version")));
     line("BPF objects", first_line(Command::new("clang-19").arg("--version")));
     line("commit", first_line(Command::new("git").args(["log", "-1", "--format=%h of %cs"])));
     lines.join("\n")
+}
+
+fn sysctl(path: &str) -> Option<String> {
+    let value = fs::read_to_string(path).ok()?;
+    Some(if value.trim() == "0" { "off".to_owned() } else { value.trim().to_owned() })
 }
 
 fn first_line(command: &mut Command) -> Option<String> {
