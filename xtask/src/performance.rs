@@ -239,14 +239,20 @@ fn largest(rows: &Rows<'_>, words: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// How many programs each reason keeps out: numbers and names in reasons do not make them different.
+/// How many programs each reason keeps out, and the names of those that one side only refuses: numbers and names in reasons do not make them different.
 fn left_out(rows: &Rows<'_>, row: &str) -> String {
     let mut counts: BTreeMap<(String, String), u32> = BTreeMap::new();
+    let mut names: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     let list = rows.all.iter().filter(|r| name(r) == row).flat_map(|r| r["left_out"].as_array().into_iter().flatten());
     for left in list {
         let by: Vec<&str> = left["refused_by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let by = if by.is_empty() { "left out".to_owned() } else { format!("refused by {}", by.join(" and ")) };
         let why = if by.contains(" and ") { String::new() } else { reason(left["why"].as_str().unwrap_or_default()) };
+        if by.starts_with("refused") && !by.contains(" and ") {
+            let program = left["program"].as_str().unwrap_or_default();
+            let (object, program) = program.split_once('/').unwrap_or((program, "all of it"));
+            names.entry(by.clone()).or_default().entry(object).or_default().push(program);
+        }
         *counts.entry((by, why)).or_default() += 1;
     }
     if counts.is_empty() {
@@ -265,6 +271,11 @@ fn left_out(rows: &Rows<'_>, row: &str) -> String {
     }
     for (by, count) in few {
         let _ = writeln!(text, "| {count} | {by} | other reasons, of one or two programs each |");
+    }
+    for (by, objects) in names {
+        let objects: Vec<String> =
+            objects.iter().map(|(object, names)| format!("{object}: {}", names.join(", "))).collect();
+        let _ = write!(text, "\n<details><summary>{by} only</summary>\n\n{}.\n\n</details>\n", objects.join(";\n"));
     }
     text
 }
@@ -448,6 +459,12 @@ Where there is no figure: kernel (no).
 | 3 | refused by kernel | RN is bad |
 | 1 | refused by livebpf and kernel |  |
 | 1 | left out | other reasons, of one or two programs each |
+
+<details><summary>refused by kernel only</summary>
+
+b: 2, 3, 4.
+
+</details>
 
 <!-- end -->
 ";
