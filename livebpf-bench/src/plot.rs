@@ -3,8 +3,8 @@
 //! * *Ratios*: a line for each row with livebpf's median as a multiple of each contestant's, to the left of 1 where livebpf needs less, and
 //!   a tick at what was wanted, red where that is not met. All programs of objects share one line a kind, with a dot
 //!   wherever there is one.
-//! * *Curves*: rows whose names differ in a number at the end only (`tail_call_direct_33`, `load_10k`), three of them or more: medians
-//!   over that number, both axes logarithmic.
+//! * *Curves*: rows whose names differ in a number only (`tail_call_direct_33`, `load_10k`), three of them or more: medians
+//!   over that number, both axes logarithmic. Of threads, whose rows are multiples of what one of them does, one row is enough.
 //!
 //! Nothing is drawn of what was not measured.
 
@@ -26,6 +26,8 @@ const MARGIN: f64 = 24.0;
 const COLUMNS: usize = 3;
 /// Fewest points of a curve.
 const POINTS: usize = 3;
+/// How names of rows end that are about threads.
+const THREADS: &str = "_threads";
 
 /// A logarithmic axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -224,25 +226,29 @@ polyline {{ fill: none; stroke-width: 1.5 }}
 
     /// Rows by the name without the number at its end.
     fn curves(&self) -> Vec<Chart> {
-        let mut order: Vec<&str> = Vec::new();
-        let mut charts: BTreeMap<&str, Chart> = BTreeMap::new();
+        let mut order: Vec<String> = Vec::new();
+        let mut charts: BTreeMap<String, Chart> = BTreeMap::new();
         for measured in self.rows.iter().filter(|m| !m.row.name.contains('/')) {
             let Some((name, number)) = numbered(&measured.row.name) else { continue };
-            let title = format!("{name}_N, {}", measured.row.unit.name());
-            let chart = charts.entry(name).or_insert_with(|| {
+            let title = format!("{name}, {}", measured.row.unit.name());
+            // One thread alone is what the others are a multiple of.
+            let first = name.ends_with(THREADS).then_some((1.0, 1.0));
+            let chart = charts.entry(name.clone()).or_insert_with(|| {
                 order.push(name);
                 Chart { title, points: BTreeMap::new() }
             });
             for column in &measured.columns {
                 if let Some(median) = measured.median(column.contestant).filter(|m| *m > 0.0) {
-                    chart.points.entry(column.contestant).or_default().push((number, median));
+                    let points = chart.points.entry(column.contestant).or_insert_with(|| first.into_iter().collect());
+                    points.push((number, median));
                 }
             }
         }
-        let chart = |name: &str| {
-            let mut chart = charts.remove(name)?;
+        let chart = |name: String| {
+            let mut chart = charts.remove(&name)?;
+            let least = if name.ends_with(THREADS) { 2 } else { POINTS };
             chart.points.values_mut().for_each(|points| points.sort_by(|a, b| a.0.total_cmp(&b.0)));
-            chart.points.retain(|_, points| points.len() >= POINTS);
+            chart.points.retain(|_, points| points.len() >= least);
             (!chart.points.is_empty()).then_some(chart)
         };
         order.into_iter().filter_map(chart).collect()
@@ -266,16 +272,22 @@ fn bound(found: &Found) -> Option<(f64, bool)> {
     }
 }
 
-/// A name and the number that it ends with: `_33`, `_10k`, `_1m`.
-fn numbered(name: &str) -> Option<(&str, f64)> {
-    let (name, number) = name.rsplit_once('_')?;
-    let (digits, factor) = match number.as_bytes().last()? {
-        b'k' => (&number[..number.len() - 1], 1e3),
-        b'm' => (&number[..number.len() - 1], 1e6),
-        _ => (number, 1.0),
+/// A name with `N` for the last of its parts that is a number (`33`, `10k`, `1m`), and that number.
+fn numbered(name: &str) -> Option<(String, f64)> {
+    let mut parts: Vec<&str> = name.split('_').collect();
+    let (at, value) = parts.iter().enumerate().rev().find_map(|(at, part)| Some((at, number(part)?)))?;
+    parts[at] = "N";
+    Some((parts.join("_"), value))
+}
+
+fn number(part: &str) -> Option<f64> {
+    let (digits, factor) = match part.as_bytes().last()? {
+        b'k' => (&part[..part.len() - 1], 1e3),
+        b'm' => (&part[..part.len() - 1], 1e6),
+        _ => (part, 1.0),
     };
     let value: u32 = digits.parse().ok().filter(|value| *value > 0)?;
-    Some((name, f64::from(value) * factor))
+    Some(f64::from(value) * factor)
 }
 
 /// Curves of one subject.
@@ -339,9 +351,11 @@ mod tests {
     }
 
     #[test]
-    fn names_end_with_numbers() {
-        assert_eq!(numbered("tail_call_direct_33"), Some(("tail_call_direct", 33.0)));
-        assert_eq!((numbered("load_10k"), numbered("load_1m")), (Some(("load", 1e4)), Some(("load", 1e6))));
+    fn names_have_numbers() {
+        let found = |name| numbered(name).map(|(name, number)| format!("{name} {number}"));
+        let names = ["tail_call_direct_33", "load_10k", "load_1m", "scaling_2_threads"].map(found);
+        let wanted = ["tail_call_direct_N 33", "load_N 10000", "load_N 1000000", "scaling_N_threads 2"];
+        assert_eq!(names, wanted.map(|text| Some(text.to_owned())));
         for none in ["load", "stall_spin", "transaction_64x1000", "x_0", "x_k"] {
             assert_eq!(numbered(none), None, "{none}");
         }
@@ -377,8 +391,10 @@ mod tests {
         let mut report = example();
         report.rows = [1, 10, 100].map(|n| row(&format!("grow_{n}"), Vec::new(), f64::from(n), 50.0)).into();
         report.rows.extend([8, 16].map(|n| row(&format!("two_{n}"), Vec::new(), 1.0, 2.0)));
+        report.rows.push(row("beside_2_threads", Vec::new(), 1.1, 1.2));
         let svg = report.svg();
-        assert_eq!(svg.matches("<polyline ").count(), 2, "{svg}");
+        assert_eq!(svg.matches("<polyline ").count(), 4, "{svg}");
+        assert!(svg.contains("beside_N_threads, ns"), "{svg}");
         assert!(svg.contains("grow_N, ns") && !svg.contains("two_N"), "{svg}");
         let line = svg.lines().find(|l| l.starts_with("<polyline")).expect("counted above");
         let points: Vec<(f64, f64)> = line
