@@ -187,7 +187,7 @@ fn notes(code: &Code, at: u32, len: u32) -> String {
     }
     for site in &code.sites {
         if site.bypass == at {
-            write!(out, "; bypass of slot {} of map {}, skips {}", site.index, site.map.0, site.skip).unwrap();
+            write!(out, "; bypass of slot {} of map {}", site.index, site.map.0).unwrap();
         }
         if site.target == at {
             write!(out, "; target of slot {} of map {}", site.index, site.map.0).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use jit_support::{Exec, bare, cpus, options};
 use livebpf::insn::{AluOp, Cond, Imm64, Insn, Insns, Pc, Reg, Size, Src, Width, text};
-use livebpf::jit::{self, Code, CpuFeatures, Options, Symbol, TailCalls};
+use livebpf::jit::{self, Code, CpuFeatures, Options, PokeSite, Symbol, TailCalls};
 use livebpf::link::{MapId, Program, Subprogram};
 use livebpf::object::{MapDef, MapType};
 use livebpf::verify::{TailCall, Verified};
@@ -120,9 +120,9 @@ impl Loaded {
         let tail_entry = self.base + u64::from(self.code.tail_entry);
         self.array.table[index as usize].set(tail_entry);
         for site in self.code.sites.iter().filter(|s| s.index == index) {
-            let (bypass, target) = (self.base + u64::from(site.bypass), self.base + u64::from(site.target));
-            self.exec.patch(target + 1, tail_entry.wrapping_sub(target + 5) as i32);
-            self.exec.patch(bypass + 1, 0);
+            let [bypass, target] = [site.bypass_field(), site.target_field()].map(|at| self.base + u64::from(at));
+            self.exec.patch(target, tail_entry.wrapping_sub(target + 4) as i32);
+            self.exec.patch_byte(bypass, PokeSite::OPEN as u8);
         }
     }
     /// Missed calls counted since the last time: past the end, and of one slot the two kinds; none of any other.
@@ -439,12 +439,11 @@ fn sites_are_aligned() {
         check_shape(&code);
         for site in &code.sites {
             sites += 1;
+            assert_eq!(site.target_field() % 4, 0, "{site:?}");
             let (bypass, target) = (site.bypass as usize, site.target as usize);
-            assert_eq!([(bypass + 1) % 4, (target + 1) % 4], [0, 0], "{site:?}");
-            assert_eq!([code.bytes[bypass], code.bytes[target]], [0xe9, 0xe9]);
-            assert_eq!(code.bytes[bypass + 1..bypass + 5], site.skip.to_le_bytes(), "closed at first");
-            assert_eq!(bypass as i64 + 5 + i64::from(site.skip), target as i64 + 5, "it skips to behind the target");
-            let reloc = code.relocs.iter().find(|r| r.at as usize == target + 1).expect("a relocation");
+            assert_eq!(code.bytes[bypass..bypass + 4], [0x41, 0x83, 0xfc, 0], "closed at first");
+            assert_eq!(code.bytes[target], 0xe9);
+            let reloc = code.relocs.iter().find(|r| r.at == site.target_field()).expect("a relocation");
             assert_eq!(reloc.symbol, Symbol::Poison);
         }
     }

@@ -37,6 +37,9 @@ unsafe fn registers<'a>(context: *mut libc::c_void) -> &'a mut [i64; 23] {
     unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs }
 }
 
+/// Bytes of the bypass.
+const BYPASS: u64 = 4;
+
 /// Single-step: after every instruction comes a SIGTRAP.
 const TRAP_FLAG: i64 = 0x100;
 
@@ -156,7 +159,7 @@ fn c4_an_update_while_a_run_is_held_at_each_instruction_behind_the_bypass() {
     runtime.barrier().unwrap();
     let used = runtime.code_used();
     let code = listing(&caller).unwrap();
-    FROM.store((code.base + u64::from(code.sites[0].bypass) + 5) as i64, Ordering::SeqCst);
+    FROM.store((code.base + u64::from(code.sites[0].bypass) + BYPASS) as i64, Ordering::SeqCst);
     TO.store((code.base + u64::from(code.sites[0].target)) as i64, Ordering::SeqCst);
     for what in [Act::Delete, Act::Replace, Act::DeleteAndInsert] {
         let mut after = 0;

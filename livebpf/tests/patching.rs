@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use handmade::toggle::*;
 use handmade::{Bench, call, program, run};
+use livebpf::jit::PokeSite;
 use livebpf::map::prog_array::ProgArray;
 use livebpf::rcu::Domain;
 use livebpf::text::{CoreSync, Image, Patcher, Region, RegionOptions, TextError, UpdateError};
@@ -140,17 +141,25 @@ fn c4_delete_returns_but_nothing_is_poisoned_or_freed_while_a_run_is_behind_the_
         let open = caller.image.bytes();
         bench.clear(&array, 0);
         let site = caller.image.sites()[0];
-        let field = |bytes: &[u8], jump: u32| bytes[jump as usize + 1..jump as usize + 5].to_vec();
+        let field = |bytes: &[u8], at: u32| bytes[at as usize..at as usize + 4].to_vec();
         let closed = caller.image.bytes();
-        assert_eq!(field(&closed, site.bypass), site.skip.to_le_bytes(), "the bypass is closed at once");
+        assert_eq!(closed[site.bypass_field() as usize], PokeSite::CLOSED as u8, "the bypass is closed at once");
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(field(&caller.image.bytes(), site.target), field(&open, site.target), "poisoned too early");
+        assert_eq!(
+            field(&caller.image.bytes(), site.target_field()),
+            field(&open, site.target_field()),
+            "poisoned too early"
+        );
         assert!(still_there.upgrade().is_some(), "freed too early");
         assert!(bench.domain.pending() > 0);
         gate[0].store(0, Ordering::SeqCst);
         assert_eq!(runner.join().unwrap(), 7, "the run behind the bypass reached its target");
         bench.domain.barrier().unwrap();
-        assert_ne!(field(&caller.image.bytes(), site.target), field(&open, site.target), "never poisoned");
+        assert_ne!(
+            field(&caller.image.bytes(), site.target_field()),
+            field(&open, site.target_field()),
+            "never poisoned"
+        );
         assert!(still_there.upgrade().is_none(), "never freed");
     });
 }
@@ -240,7 +249,7 @@ fn c20_an_update_between_tracking_and_fix_up_is_not_lost() {
 }
 
 #[test]
-fn c15_only_the_displacements_change_with_a_fixed_number_of_core_syncs() {
+fn c15_only_the_fields_change_with_a_fixed_number_of_core_syncs() {
     let bench = Bench::new();
     let array = ProgArray::new(2).unwrap();
     let calls: Vec<_> = (0..100).map(|i| call(0, i % 2)).collect();
@@ -248,9 +257,8 @@ fn c15_only_the_displacements_change_with_a_fixed_number_of_core_syncs() {
     let masked = || {
         let mut bytes = caller.image.bytes();
         for site in caller.image.sites() {
-            for jump in [site.bypass as usize, site.target as usize] {
-                bytes[jump + 1..jump + 5].fill(0);
-            }
+            bytes[site.bypass_field() as usize] = 0;
+            bytes[site.target_field() as usize..][..4].fill(0);
         }
         bytes
     };

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use handmade::toggle::*;
 use handmade::{Bench, Call, Prog, call, program};
 use livebpf::jit::Code;
+use livebpf::jit::PokeSite;
 use livebpf::map::prog_array::{ArrayKey, Change, Member, Poke, ProgArray};
 use livebpf::text::patch::Faults;
 use livebpf::text::selftest::tearing;
@@ -252,8 +253,8 @@ fn steps(faults: Faults) -> (Vec<State>, Vec<State>) {
         let caller = caller.clone();
         move || -> State {
             let bytes = caller.image.bytes();
-            let field = |jump: u32| i32::from_le_bytes(bytes[jump as usize + 1..][..4].try_into().unwrap());
-            (field(site.bypass) == 0, field(site.target))
+            let field = |at: u32| i32::from_le_bytes(bytes[at as usize..][..4].try_into().unwrap());
+            (bytes[site.bypass_field() as usize] == PokeSite::OPEN as u8, field(site.target_field()))
         }
     };
     let leads = |to: u64| (to as i64 - (caller.image.base() + u64::from(site.target) + 5) as i64) as i32;

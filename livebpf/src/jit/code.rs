@@ -1,5 +1,6 @@
 //! Position-independent machine code with everything needed to place it.
 
+use super::emit_tail_call::MAX_TAIL_CALL_CNT;
 use crate::insn::Pc;
 use crate::link::MapId;
 
@@ -80,7 +81,8 @@ pub enum Symbol {
     Here(u32),
 }
 
-/// One direct tail call. Both jumps are `E9 rel32` with the rel32 on a 4-byte boundary from the image's base.
+/// One direct tail call: a *bypass*, `cmp r12d, imm8` (41 83 fc) with the branch that leaves the site, and a *target*, `jmp rel32` (e9)
+/// with the rel32 on a 4-byte boundary from the image's base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PokeSite {
     /// The program array.
@@ -89,11 +91,28 @@ pub struct PokeSite {
     pub index: u32,
     /// The instruction it belongs to.
     pub pc: Pc,
-    /// Offset of the bypass's E9.
+    /// Offset of the bypass's compare. Its immediate is the number of tail calls from which on the call fails.
     pub bypass: u32,
-    /// What the bypass's rel32 is while closed: it leads past the site, or to the code that counts the missed call; 0 while
-    /// open.
-    pub skip: i32,
-    /// Offset of the target's E9.
+    /// Offset of the target's jump.
     pub target: u32,
+}
+
+impl PokeSite {
+    /// The bypass's immediate while open: the limit of tail calls.
+    pub const OPEN: i8 = MAX_TAIL_CALL_CNT as i8;
+    /// The bypass's immediate while closed: no count is below it.
+    pub const CLOSED: i8 = 0;
+
+    /// The bypass's immediate for a slot that holds something, or nothing.
+    pub const fn gate(open: bool) -> i8 {
+        if open { Self::OPEN } else { Self::CLOSED }
+    }
+    /// Offset of the bypass's immediate.
+    pub const fn bypass_field(&self) -> u32 {
+        self.bypass + 3
+    }
+    /// Offset of the target's rel32.
+    pub const fn target_field(&self) -> u32 {
+        self.target + 1
+    }
 }

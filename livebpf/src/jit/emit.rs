@@ -33,8 +33,6 @@ pub(super) struct Site {
     pub pc: Pc,
     pub bypass: Pos,
     pub target: Pos,
-    /// Where the closed bypass leads.
-    pub closed: Label,
 }
 
 /// State of one compilation.
@@ -300,9 +298,7 @@ impl<'a> Emitter<'a> {
 
 impl Site {
     fn place(&self, laid: &Laid) -> PokeSite {
-        let bypass = laid.offset(self.bypass);
-        let closed = laid.label(self.closed).unwrap_or(bypass + 5);
-        let skip = closed.wrapping_sub(bypass + 5) as i32;
-        PokeSite { map: self.map, index: self.index, pc: self.pc, bypass, skip, target: laid.offset(self.target) }
+        let (bypass, target) = (laid.offset(self.bypass), laid.offset(self.target));
+        PokeSite { map: self.map, index: self.index, pc: self.pc, bypass, target }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::code::Symbol;
 use super::emit::{Emitter, gpr};
+use super::emit_tail_call::MAX_TAIL_CALL_CNT;
 use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Shift, Size};
 use crate::insn::Reg;
 use crate::link::MapId;
@@ -38,6 +39,8 @@ enum Counted {
 #[derive(Clone, Copy)]
 pub(super) enum Index {
     Known(u32),
+    /// The same, and the limit is looked at together with the slot: what leaves the site goes to `empty`.
+    Gated(u32),
     /// It is in r11, below the number of entries.
     Clamped,
 }
@@ -68,6 +71,16 @@ impl Emitter<'_> {
     /// count:   mov  r10, counters
     ///          lock inc qword [r10 + r11]
     /// out:
+    /// ```
+    ///
+    /// Where the site is patched, one jump leaves it for both reasons:
+    ///
+    /// ```text
+    /// empty:   mov  r11d, index * 16 + 8
+    ///          cmp  r12d, 33
+    ///          jae  count
+    ///          mov  r11d, index * 16
+    /// count:   ...
     /// ```
     ///
     /// With the array in R2, for each array that is counted:
@@ -106,6 +119,14 @@ impl Emitter<'_> {
                 self.emit_const(Gpr::R11, slot + missed::LIMIT);
                 self.asm.jmp(count);
                 self.asm.bind(empty);
+                self.emit_const(Gpr::R11, slot + missed::EMPTY);
+            }
+            Index::Gated(index) => {
+                let slot = u64::from(index) * missed::STRIDE;
+                self.asm.bind(empty);
+                self.emit_const(Gpr::R11, slot + missed::LIMIT);
+                self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R12, MAX_TAIL_CALL_CNT);
+                self.asm.jcc(Cc::Ae, count);
                 self.emit_const(Gpr::R11, slot + missed::EMPTY);
             }
             Index::Clamped => {

@@ -6,7 +6,7 @@
 //! Where misses are counted, `out` below is the code of `emit_missed`, which stands behind the site's last jump and ends at
 //! `out`; the site itself stays byte for byte what it is, but for the distances of the jumps that leave it.
 
-use super::code::{RelocKind, Symbol};
+use super::code::{PokeSite, RelocKind, Symbol};
 use super::emit::{Emitter, Site, gpr};
 use super::emit_missed::Index;
 use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Shift, Size};
@@ -23,31 +23,29 @@ const MAP_SLOTS: i32 = 0;
 const MAP_MAX_ENTRIES: i32 = 8;
 
 impl Emitter<'_> {
-    /// Map and index known: two jumps that are patched.
+    /// Map and index known: two fields that are patched.
     ///
     /// ```text
-    ///          cmp  r12d, 33
+    /// bypass:  cmp  r12d, 0            imm8; 33 when open
     ///          jae  out
-    ///          (padding: the rel32 of the next jump lies on a 4-byte boundary)
-    /// bypass:  jmp  out                rel32; 0 when open
-    ///          inc  r12d
+    ///          inc  r12
     ///          pop  r15, r14, r13, rbx those used
     ///          mov  rsp, rbp           with a frame
-    ///          (padding)
+    ///          (padding: the rel32 of the next jump lies on a 4-byte boundary)
     /// target:  jmp  poison             rel32; tail_entry of the program in the slot
     /// out:
     /// ```
     pub(super) fn emit_bpf_tail_call_direct(&mut self, pc: Pc, map: MapId, index: u32) {
         let missed = self.missed(Some(map));
-        self.emit_count_check(missed.limit);
-        self.asm.align(4, 3);
-        let bypass = self.asm.jmp_rel32(missed.empty);
+        let bypass = self.asm.pos();
+        self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R12, PokeSite::CLOSED.into());
+        self.asm.jcc(Cc::Ae, missed.empty);
         self.emit_unwind();
         self.asm.align(4, 3);
         let target = self.asm.jmp_outside();
         self.reloc(target.plus(1), RelocKind::Rel32, Symbol::Poison);
-        self.site(Site { map, index, pc, bypass, target, closed: missed.empty });
-        self.emit_missed(missed, Index::Known(index));
+        self.site(Site { map, index, pc, bypass, target });
+        self.emit_missed(missed, Index::Gated(index));
     }
 
     /// Map and index known, through the slot table.
@@ -91,7 +89,7 @@ impl Emitter<'_> {
     ///          mov  r10, [r10 + r11 * 8]
     ///          test r10, r10
     ///          je   out
-    ///          inc  r12d
+    ///          inc  r12
     ///          pop  r15, r14, r13, rbx those used
     ///          mov  rsp, rbp           with a frame
     ///          jmp  r10
@@ -168,7 +166,7 @@ impl Emitter<'_> {
 
     /// Counts, and takes this function's frame away except for rbp: what a tail entry expects.
     fn emit_unwind(&mut self) {
-        self.asm.inc(Size::D, Gpr::R12);
+        self.asm.inc(Size::Q, Gpr::R12);
         self.emit_pop_callee_regs();
         if self.frame.bytes != 0 {
             self.asm.mov_rr(Size::Q, Gpr::Rsp, Gpr::Rbp);

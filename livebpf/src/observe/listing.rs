@@ -43,14 +43,14 @@ pub struct Function {
     pub end: u32,
 }
 
-/// One direct tail call: two jumps whose displacements are patched.
+/// One direct tail call: a compare and a jump whose fields are patched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Name of the program array.
     pub map: String,
     /// The slot.
     pub index: u32,
-    /// Offset of the bypass, a `jmp rel32`.
+    /// Offset of the bypass, a `cmp r12d, imm8`.
     pub bypass: u32,
     /// Offset of the target, a `jmp rel32`.
     pub target: u32,
@@ -97,16 +97,16 @@ fn map(loaded: &Loaded, id: MapId) -> Option<&Arc<Map>> {
     loaded.maps().get(id.0 as usize)
 }
 
-/// The rel32 of the jump at `at`.
-fn rel32(bytes: &[u8], at: u32) -> Option<i32> {
-    let field = bytes.get(at as usize + 1..at as usize + 5)?;
+/// The field at `at`.
+fn field(bytes: &[u8], at: u32) -> Option<i32> {
+    let field = bytes.get(at as usize..at as usize + 4)?;
     field.try_into().ok().map(i32::from_le_bytes)
 }
 
 fn site(loaded: &Loaded, native: &Placement, bytes: &[u8], site: &PokeSite) -> Option<Site> {
     let map = map(loaded, site.map)?;
     let next = native.image.base() + u64::from(site.target) + 5;
-    let address = next.wrapping_add_signed(rel32(bytes, site.target)?.into());
+    let address = next.wrapping_add_signed(field(bytes, site.target_field())?.into());
     let lead = if address == native.image.region().poison() {
         Lead::Poison
     } else {
@@ -117,7 +117,7 @@ fn site(loaded: &Loaded, native: &Placement, bytes: &[u8], site: &PokeSite) -> O
         index: site.index,
         bypass: site.bypass,
         target: site.target,
-        open: rel32(bytes, site.bypass)? == 0,
+        open: *bytes.get(site.bypass_field() as usize)? == PokeSite::OPEN as u8,
         lead,
     })
 }

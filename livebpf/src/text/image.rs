@@ -19,8 +19,10 @@ use super::symbols::CodeSymbol;
 use super::{Region, TextError};
 use crate::jit::{Code, PokeSite, Reloc, RelocKind, Symbol};
 
-/// The opcode of `jmp rel32`: the byte before every patched field.
-const JMP: u8 = 0xe9;
+/// `jmp rel32`: what stands before a target's field.
+const JMP: [u8; 1] = [0xe9];
+/// `cmp r12d, imm8`: what stands before a bypass's field.
+const CMP: [u8; 3] = [0x41, 0x83, 0xfc];
 
 /// Machine code at its final address.
 #[derive(Debug)]
@@ -64,9 +66,9 @@ impl Image {
             image.relocate(&mut bytes, reloc, resolve)?;
         }
         for site in &code.sites {
-            let poison = image.displacement(site.target + 1, region.poison());
-            put(&mut bytes, site.bypass + 1, &site.skip.to_le_bytes())?;
-            put(&mut bytes, site.target + 1, &poison.to_le_bytes())?;
+            let poison = image.displacement(site.target_field(), region.poison());
+            put(&mut bytes, site.bypass_field(), &PokeSite::CLOSED.to_le_bytes())?;
+            put(&mut bytes, site.target_field(), &poison.to_le_bytes())?;
         }
         region.write(chunk.at, &bytes);
         Ok(image)
@@ -215,31 +217,28 @@ fn check(code: &Code, unaligned: bool) -> Result<(), TextError> {
     if !inside(code.entry) || !inside(code.tail_entry) {
         return malformed(code.entry.max(code.tail_entry), "an entry lies outside the code");
     }
-    let mut fields: Vec<u32> = Vec::with_capacity(2 * code.sites.len());
+    let mut fields: Vec<Range<u64>> = Vec::with_capacity(2 * code.sites.len());
     for site in &code.sites {
-        for jump in [site.bypass, site.target] {
-            if u64::from(jump) + 5 > len {
-                return malformed(jump, "a site lies outside the code");
+        for (at, opcode, size) in [(site.bypass, &CMP[..], 1), (site.target, &JMP[..], 4)] {
+            let field = u64::from(at) + opcode.len() as u64;
+            if field + size > len {
+                return malformed(at, "a site lies outside the code");
             }
-            if code.bytes[jump as usize] != JMP {
-                return malformed(jump, "a site is not a jmp rel32 (e9)");
+            if !code.bytes[at as usize..].starts_with(opcode) {
+                return malformed(at, "a site is not cmp r12d, imm8 (41 83 fc) and jmp rel32 (e9)");
             }
-            if jump % 4 != 3 && !unaligned {
-                return malformed(jump, "the rel32 of a site is not on a 4-byte boundary");
+            if field % size != 0 && !unaligned {
+                return malformed(at, "the rel32 of a site is not on a 4-byte boundary");
             }
-            fields.push(jump + 1);
+            fields.push(u64::from(at)..field + size);
         }
-        let lands = i64::from(site.bypass) + 5 + i64::from(site.skip);
-        if site.skip <= 0 || lands >= len as i64 || lands < i64::from(site.target) + 5 {
-            return malformed(site.bypass, "the closed bypass does not lead past the target jump");
-        }
-        if site.target < site.bypass + 5 {
+        if site.target <= site.bypass_field() {
             return malformed(site.bypass, "the target jump does not follow the bypass");
         }
     }
-    fields.sort_unstable();
-    match fields.windows(2).find(|pair| pair[1] - pair[0] < 5) {
-        Some(pair) => malformed(pair[1], "two sites share bytes"),
+    fields.sort_unstable_by_key(|field| field.start);
+    match fields.windows(2).find(|pair| pair[1].start < pair[0].end) {
+        Some(pair) => malformed(pair[1].start as u32, "two sites share bytes"),
         None => Ok(()),
     }
 }

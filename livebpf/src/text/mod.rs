@@ -16,7 +16,7 @@
 //! * [`fork`]: noticing that this process is a child of the one that set things up.
 //!
 //! *Guarantees.* No page is ever writable and executable through one mapping. After an image is published only the
-//! rel32 fields of its poke sites change, each by one aligned 32-bit store.
+//! fields of its poke sites change: a byte, or a rel32 by one aligned 32-bit store.
 //!
 //! *Never.* Nothing here waits for running programs: that is [`crate::rcu`], which this room knows only as the trait
 //! [`patch::GracePeriod`]. Nothing here reads code to find out a state.

@@ -240,7 +240,15 @@ impl Region {
         return false;
     }
 
-    /// The one store that changes published code: 32 bits, aligned.
+    /// One of the two stores that change published code: a byte.
+    pub(super) fn store_byte(&self, at: u32, value: i8) {
+        self.views.store_byte(at, value as u8);
+    }
+    /// The byte as the executable view has it.
+    pub(super) fn load_byte(&self, at: u32) -> i8 {
+        self.views.load_byte(at) as i8
+    }
+    /// The other: 32 bits, aligned.
     pub(super) fn store(&self, at: u32, value: i32) {
         #[cfg(feature = "fault-injection")]
         if !at.is_multiple_of(4) && self.takes_unaligned() {

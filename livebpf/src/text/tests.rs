@@ -129,27 +129,27 @@ fn relocations_are_applied_or_refused() {
 fn sites_that_cannot_be_patched_safely_are_refused() {
     let region = Region::new(small()).unwrap();
     let mut bytes = vec![0x90; 64];
-    bytes[3] = 0xe9;
-    bytes[11] = 0xe9;
-    bytes[20] = 0xe9;
-    bytes[27] = 0xe9;
-    let site = PokeSite { map: MapId(0), index: 0, pc: Default::default(), bypass: 3, skip: 8, target: 11 };
+    for at in [1, 20, 33] {
+        bytes[at..at + 3].copy_from_slice(&[0x41, 0x83, 0xfc]);
+    }
+    for at in [11, 28, 31] {
+        bytes[at] = 0xe9;
+    }
+    let site = PokeSite { map: MapId(0), index: 0, pc: Default::default(), bypass: 1, target: 11 };
     let place = |sites: &[PokeSite]| {
         let code = Code { bytes: bytes.clone(), sites: sites.to_vec(), ..Code::default() };
         Image::place(&region, &code, &|_| None).map(|image| image.bytes())
     };
     let placed = place(&[site]).unwrap();
-    assert_eq!(placed[4..8], 8i32.to_le_bytes());
+    assert_eq!(placed[4], 0);
     for (bad, what) in [
-        (PokeSite { bypass: 20, target: 27, ..site }, "4-byte boundary"),
+        (PokeSite { target: 28, ..site }, "4-byte boundary"),
         (PokeSite { target: 15, ..site }, "e9"),
+        (PokeSite { bypass: 5, ..site }, "41 83 fc"),
+        (PokeSite { bypass: 61, ..site }, "outside"),
         (PokeSite { target: 61, ..site }, "outside"),
         (PokeSite { target: u32::MAX, ..site }, "outside"),
-        (PokeSite { skip: 0, ..site }, "past the target"),
-        (PokeSite { skip: 7, ..site }, "past the target"),
-        (PokeSite { skip: 56, ..site }, "past the target"),
-        (PokeSite { skip: -1, ..site }, "past the target"),
-        (PokeSite { bypass: 11, target: 3, skip: 20, ..site }, "follow"),
+        (PokeSite { bypass: 33, target: 31, ..site }, "follow"),
     ] {
         let error = place(&[bad]).unwrap_err().to_string();
         assert!(error.contains(what), "{bad:?}: {error}");

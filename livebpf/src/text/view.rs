@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use super::TextError;
 
@@ -104,7 +104,24 @@ impl Views {
         unsafe { &*view.at(at).cast::<AtomicU32>() }
     }
 
-    /// The one store that changes published code: 32 bits, aligned, through the writable view.
+    /// The byte at an offset, through the view given.
+    fn byte<'v>(&self, view: &'v View, at: u32) -> &'v AtomicU8 {
+        self.check(at, 1);
+        // SAFETY: inside the view (just checked), which lives as long as the borrow; no word that is stored contains this byte.
+        unsafe { &*view.at(at).cast::<AtomicU8>() }
+    }
+
+    /// One of the two stores that change published code: a byte, through the writable view.
+    pub(super) fn store_byte(&self, at: u32, value: u8) {
+        self.byte(&self.data, at).store(value, Ordering::Release);
+    }
+
+    /// The byte as the executable view has it.
+    pub(super) fn load_byte(&self, at: u32) -> u8 {
+        self.byte(&self.code, at).load(Ordering::Relaxed)
+    }
+
+    /// The other store that changes published code: 32 bits, aligned, through the writable view.
     pub(super) fn store(&self, at: u32, value: i32) {
         self.word(&self.data, at).store(value as u32, Ordering::Release);
     }

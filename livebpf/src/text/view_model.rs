@@ -66,6 +66,18 @@ impl Views {
         }
     }
 
+    /// Whoever stores holds the update lock, so what was stored last into the rest of the word is what it is.
+    pub(super) fn store_byte(&self, at: u32, value: u8) {
+        let (word, byte) = (at & !3, at as usize & 3);
+        let mut bytes = self.load(word).to_le_bytes();
+        bytes[byte] = value;
+        self.store(word, i32::from_le_bytes(bytes));
+    }
+
+    pub(super) fn load_byte(&self, at: u32) -> u8 {
+        self.load(at & !3).to_le_bytes()[at as usize & 3]
+    }
+
     pub(super) fn load(&self, at: u32) -> i32 {
         self.with(|words| words.get(&at).map_or(INT3, |(_, last)| *last)) as i32
     }

@@ -147,13 +147,11 @@ pub fn program(calls: &[Call], value: u32) -> Code {
 
 fn direct_call(code: &mut Code, call: Call) {
     let out = &mut code.bytes;
-    out.extend([0x41, 0x83, 0xfc, 0x21]); // cmp r12d, 33
-    out.extend([0x0f, 0x83, 0, 0, 0, 0]); // jae out
-    let limit = out.len();
-    pad(out);
     let bypass = out.len() as u32;
-    out.extend([0xe9, 0, 0, 0, 0]);
-    out.extend([0x41, 0xff, 0xc4]); // inc r12d
+    out.extend([0x41, 0x83, 0xfc, 0]); // cmp r12d, 0
+    out.extend([0x0f, 0x83, 0, 0, 0, 0]); // jae out
+    let behind = out.len();
+    out.extend([0x49, 0xff, 0xc4]); // inc r12
     out.extend([0x5b, 0x48, 0x83, 0xc4, 0x10]); // pop rbx ; add rsp, 16
     if let Some(gate) = call.gate {
         out.extend([0x48, 0xb8]); // mov rax, gate
@@ -168,12 +166,10 @@ fn direct_call(code: &mut Code, call: Call) {
     let target = out.len() as u32;
     out.extend([0xe9, 0, 0, 0, 0]);
     let end = out.len();
-    out[limit - 4..limit].copy_from_slice(&((end - limit) as i32).to_le_bytes());
-    let skip = end as i32 - (bypass as i32 + 5);
-    out[bypass as usize + 1..bypass as usize + 5].copy_from_slice(&skip.to_le_bytes());
+    out[behind - 4..behind].copy_from_slice(&((end - behind) as i32).to_le_bytes());
     code.relocs.push(Reloc { at: target + 1, kind: RelocKind::Rel32, symbol: Symbol::Poison });
     let (map, index, pc) = (MapId(call.map), call.index, Default::default());
-    code.sites.push(PokeSite { map, index, pc, bypass, skip, target });
+    code.sites.push(PokeSite { map, index, pc, bypass, target });
 }
 
 /// Pads with nops until a jump's rel32 is aligned.

@@ -108,6 +108,11 @@ impl Exec {
         // SAFETY: `at` is an aligned field of placed code, and this is the only thread that runs it.
         unsafe { (at as *mut i32).write(value) };
     }
+    /// Stores the immediate of a bypass, as a patch does.
+    pub fn patch_byte(&mut self, at: u64, value: u8) {
+        // SAFETY: as above.
+        unsafe { (at as *mut u8).write(value) };
+    }
     /// Places a stub that saves r12, sets it to `count` and calls `entry`; returns the stub as a function.
     pub fn entry(&mut self, entry: u64, count: u32) -> extern "C" fn(u64, u64, u64, u64, u64) -> u64 {
         let stub = self.code(|asm| {

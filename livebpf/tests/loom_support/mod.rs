@@ -104,12 +104,12 @@ impl Bench {
     /// instruction there. Answers where it went; `None`: past the bypass. The caller is in a section.
     pub fn run(&self, caller: &Image) -> Option<u64> {
         let site = caller.sites()[0];
-        let field = |jump: u32| caller.base() + u64::from(jump) + 1;
-        if self.region.fetch(field(site.bypass)) != 0 {
+        let field = |at: u32| caller.base() + u64::from(at);
+        if self.region.fetch(field(site.bypass_field())) as i8 == PokeSite::CLOSED {
             return None;
         }
         // The frame is released: from here on there must be something to jump to.
-        let target = field(site.target);
+        let target = field(site.target_field());
         let entry = (target + 4).wrapping_add_signed(self.region.fetch(target).into());
         assert_ne!(entry, self.region.poison(), "the forbidden state: a tail call reached the poison stub");
         assert_eq!(self.region.fetch(entry), ALIVE, "a tail call reached code that was freed");
@@ -124,12 +124,12 @@ impl Bench {
     }
 }
 
-/// `bypass: jmp rel32 ; target: jmp rel32 ; int3`, each rel32 aligned, in as few words as that takes.
+/// `bypass: cmp r12d, imm8 ; target: jmp rel32 ; int3`, each field aligned, in as few words as that takes.
 pub fn caller_code() -> Code {
-    let mut bytes = vec![0x90, 0x90, 0x90, 0xe9, 8, 0, 0, 0, 0x90, 0x90, 0x90, 0xe9, 0, 0, 0, 0, 0xcc];
+    let mut bytes = vec![0x90, 0x41, 0x83, 0xfc, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xe9, 0, 0, 0, 0, 0xcc];
     bytes.resize(20, 0xcc);
     let (map, pc) = (MapId(0), Default::default());
-    let sites = vec![PokeSite { map, index: 0, pc, bypass: 3, skip: 8, target: 11 }];
+    let sites = vec![PokeSite { map, index: 0, pc, bypass: 1, target: 11 }];
     let relocs = vec![Reloc { at: 12, kind: RelocKind::Rel32, symbol: Symbol::Poison }];
     Code { bytes, sites, relocs, ..Code::default() }
 }

@@ -1,15 +1,18 @@
 //! Patching the direct tail calls of code that runs.
 //!
-//! A site is two jumps, `bypass: jmp rel32` and `target: jmp rel32`, with the release of the caller's frame between
-//! them. The bypass is *closed* (it leads past the target: the tail call fails) or *open* (rel32 0); the target leads to
-//! the tail entry of the program in the slot, or to the poison stub. The state that must never be reached is *bypass
-//! passed open, frame released, target not a program's*. What follows is why it is not.
+//! A site is `bypass: cmp r12d, imm8 ; jae out`, the release of the caller's frame, and `target: jmp rel32`. r12d counts the tail
+//! calls of an invocation. The bypass is *open* (33: the call is made while the limit is not reached) or *closed* (0, which no count is
+//! below: the call fails); the target leads to the tail entry of the program in the slot, or to the poison stub. The state that must
+//! never be reached is *bypass passed open, frame released, target not a program's*. What follows is why it is not.
+//!
+//! In Linux the bypass is a jump of its own, behind the check of the limit. Here the check is the bypass: a call that succeeds has one
+//! jump that is taken in place of two, which is half of its time (0.7 instead of 1.3 ns a hop over 33 programs).
 //!
 //! # What the argument rests on
 //!
-//! * **Store.** The only bytes of published code that ever change are the two rel32s, each 4-byte aligned
-//!   ([`super::image`] checks), each by one aligned 32-bit store. An instruction fetch sees the old or the new rel32,
-//!   never a mixture; opcodes and instruction boundaries never change, so stale bytes are a valid old instruction.
+//! * **Store.** The only bytes of published code that ever change are the bypass's imm8, by a store of one byte, and the target's
+//!   rel32, which is 4-byte aligned ([`super::image`] checks), by one aligned 32-bit store. An instruction fetch sees the old or the
+//!   new field, never a mixture; opcodes and instruction boundaries never change, so stale bytes are a valid old instruction.
 //! * **Sync.** After a core sync ([`super::sync`]) no thread executes an instruction as it was before a store that
 //!   preceded the sync.
 //! * **Grace.** A grace period ([`GracePeriod`]) begins with a core sync. After it every run that was going on when it began
@@ -24,7 +27,7 @@
 //!    *draining*: some run may have passed the bypass when it was open.
 //! 3. All stable sites of s are in one state, and the shadow in its descriptor is what the bytes are. State is never
 //!    read from bytes; debug builds compare.
-//! 4. A thread executes each of the two jumps as it was at some moment since the last completed core sync. In all that time
+//! 4. A thread executes each of the two instructions as it was at some moment since the last completed core sync. In all that time
 //!    either the target led to programs only, all of them alive; or the bypass was closed.
 //!
 //! 4 is what excludes the forbidden state. It holds because poison is stored only where the bypass was closed before a
@@ -67,7 +70,7 @@
 //! The completions report after the closing core sync, so what it promises of a return holds of the report.
 //!
 //! *Load.* [`Patcher::track`] registers the sites as *unstable*: updates pass them by. [`Tracking::fix_up`] reads the
-//! slots, sets both jumps and marks the sites stable, under the lock: an update came before, then the slot has its
+//! slots, sets both fields and marks the sites stable, under the lock: an update came before, then the slot has its
 //! value, or it comes after, then it sees a stable site (R10, R11). The image is not published yet, so the order of
 //! those stores is free; in a slot that drains the new site leads where the others do, and is poisoned with them. The core
 //! sync after it makes the new code, and the absence of whatever was at its addresses, known to every thread before the

@@ -108,8 +108,8 @@ impl Patcher {
         for site in image.sites() {
             let what = "a site names a map that is no program array";
             let array = arrays(site.map).ok_or(TextError::Malformed { at: site.target, what })?;
-            let (bypass, target) = (image.offset() + site.bypass + 1, image.offset() + site.target + 1);
-            sites.push(((array.key(), site.index), Site { target, bypass, skip: site.skip }));
+            let (bypass, target) = (image.offset() + site.bypass_field(), image.offset() + site.target_field());
+            sites.push(((array.key(), site.index), Site { target, bypass }));
         }
         let mut keys: Vec<Key> = sites.iter().map(|(key, _)| *key).collect();
         keys.sort_unstable();

@@ -1,7 +1,7 @@
 //! The descriptors of call sites, slot by slot.
 //!
 //! All stable sites of a slot are in one state, so the state is the slot's: where the targets lead, whether the bypasses
-//! are open. A site is two offsets and a distance. An update therefore walks one short array per slot, front to back,
+//! are open. A site is two offsets. An update therefore walks one short array per slot, front to back,
 //! and does nothing for a site but its store.
 //!
 //! *Guarantees.* The state is the shadow of the bytes: they are never read to find it out. Debug builds compare before
@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::jit::PokeSite;
 use crate::map::prog_array::ArrayKey;
 use crate::text::Region;
 use crate::text::image::displacement;
@@ -16,13 +17,11 @@ use crate::text::image::displacement;
 /// A slot of an array.
 pub(super) type Key = (ArrayKey, u32);
 
-/// One call site. Offsets are those of the rel32 fields in the region.
+/// One call site. Offsets are those of its fields in the region.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site {
     pub(super) target: u32,
     pub(super) bypass: u32,
-    /// The rel32 of the closed bypass.
-    pub(super) skip: i32,
 }
 
 /// The sites of one slot, of all images that tail call through it.
@@ -144,7 +143,7 @@ impl Slot {
             return false;
         }
         for site in self.patched(unstable_too) {
-            region.store(site.bypass, if open { 0 } else { site.skip });
+            region.store_byte(site.bypass, PokeSite::gate(open));
         }
         self.open = open;
         true
@@ -171,7 +170,7 @@ impl Slot {
                 // While a delete drains the others lead to what was there; so does this one, and is poisoned with them.
                 let to = if self.leads == 0 { region.poison() } else { self.leads };
                 region.store(site.target, displacement(region, site.target, to));
-                region.store(site.bypass, if self.open { 0 } else { site.skip });
+                region.store_byte(site.bypass, PokeSite::gate(self.open));
                 self.sites.swap(at, self.stable);
                 self.owners.swap(at, self.stable);
                 self.stable += 1;
@@ -185,7 +184,7 @@ impl Slot {
         let to = if entry == 0 { region.poison() } else { entry };
         for site in &self.sites {
             region.store(site.target, displacement(region, site.target, to));
-            region.store(site.bypass, if self.open { 0 } else { site.skip });
+            region.store_byte(site.bypass, PokeSite::gate(self.open));
         }
         self.stable = self.sites.len();
     }
@@ -216,8 +215,8 @@ impl Slot {
     pub(super) fn difference(&self, region: &Region) -> Option<String> {
         let to = if self.leads == 0 { region.poison() } else { self.leads };
         let differs = |site: &&Site| {
-            let (target, bypass) = (displacement(region, site.target, to), if self.open { 0 } else { site.skip });
-            (region.load(site.target), region.load(site.bypass)) != (target, bypass)
+            let (target, bypass) = (displacement(region, site.target, to), PokeSite::gate(self.open));
+            (region.load(site.target), region.load_byte(site.bypass)) != (target, bypass)
         };
         let site = self.sites[..self.stable].iter().find(differs)?;
         Some(format!("bytes and shadow differ: {site:?}, open {}, leads to {to:#x}", self.open))
