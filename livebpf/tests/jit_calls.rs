@@ -65,7 +65,7 @@ fn helpers_get_their_arguments_on_an_aligned_stack() {
                 other => panic!("{other:?}"),
             });
             let mut word = 0u64;
-            let rsp = exec.entry(base, 0)(&raw mut word as u64, 0, 0, 0, 0);
+            let rsp = exec.entry(base + u64::from(code.entry), 0)(&raw mut word as u64, 0, 0, 0, 0);
             assert_eq!((word, (rsp + 8) % 16), (754_321, 0), "{saved:#b}, {depth} bytes");
         }
     }
@@ -96,7 +96,7 @@ fn subprograms_have_their_own_stack_and_keep_callee_saved_registers() {
     let code = compile(&program, plain_facts(&program)).expect("compiles");
     let mut exec = Exec::new();
     let base = exec.place(&code, |s| panic!("{s:?}"));
-    assert_eq!(exec.entry(base, 0)(0, 0, 0, 0, 0), 219);
+    assert_eq!(exec.entry(base + u64::from(code.entry), 0)(0, 0, 0, 0, 0), 219);
     assert!(code.frames[0].deepest == code.frames[0].native_stack + code.frames[1].native_stack);
 }
 
@@ -111,7 +111,7 @@ fn array_lookups() {
         let mut exec = Exec::new();
         let values = 0x7000_0000_0000;
         let base = exec.place(&code, |s| if s == Symbol::MapData(MapId(0), 0) { values } else { panic!("{s:?}") });
-        let run = exec.entry(base, 0);
+        let run = exec.entry(base + u64::from(code.entry), 0);
         let stride = u64::from(value_size.next_multiple_of(8));
         for index in [0, 1, entries - 1, entries, entries + 1, u32::MAX] {
             let want = if index < entries { values + u64::from(index) * stride } else { 0 };
@@ -133,7 +133,7 @@ fn packet_loads() {
         let code = compile_plain(&listing).expect("compiles");
         let mut exec = Exec::new();
         let base = exec.place(&code, |s| panic!("{s:?}"));
-        exec.entry(base, 0)(ctx.as_ptr() as u64, 0, 0, 0, 0)
+        exec.entry(base + u64::from(code.entry), 0)(ctx.as_ptr() as u64, 0, 0, 0, 0)
     };
     let found = |value: u64| value + 1_000_000_000_000;
     assert_eq!(run("*(u8 *)skb[19]", 0), found(20));
@@ -166,7 +166,7 @@ fn may_goto_lets_a_loop_go_on_so_often() {
         compile_plain("r0 = 0\nmay_goto pc+2\nr0 += 1\ngoto pc-3\nmay_goto pc+1\nr0 = 0\nexit").expect("compiles");
     let mut exec = Exec::new();
     let base = exec.place(&code, |s| panic!("{s:?}"));
-    assert_eq!(exec.entry(base, 0)(0, 0, 0, 0, 0), MAX_LOOPS as u64);
+    assert_eq!(exec.entry(base + u64::from(code.entry), 0)(0, 0, 0, 0, 0), MAX_LOOPS as u64);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn jumps_of_every_distance() {
         let code = compile_plain(&listing).expect("compiles");
         let mut exec = Exec::new();
         let base = exec.place(&code, |s| panic!("{s:?}"));
-        let run = exec.entry(base, 0);
+        let run = exec.entry(base + u64::from(code.entry), 0);
         assert_eq!([run(0, 0, 0, 0, 0), run(1, 0, 0, 0, 0)], [0, distance as u64]);
     }
 }

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use live_support::*;
 use livebpf::context::Context;
 use livebpf::helper::{Arg, FIRST_CUSTOM};
-use livebpf::object::{MapDef, MapType};
-use livebpf::runtime::{Engine, Error, Program, RunError, Runtime, Worker};
+use livebpf::link::Program as Linked;
+use livebpf::object::{MapDef, MapType, ProgType, ProgramKind};
+use livebpf::runtime::{Effects, Engine, Error, Program, Redirect, RunError, Runtime, Target, Worker};
 
 /// A native function that `registers_around` calls.
 type Callee = unsafe extern "C" fn(*mut c_void);
@@ -221,6 +222,36 @@ fn a7_every_run_has_33_tail_calls() {
             assert_eq!(pinned.run(program(&ebpf, "own"), &mut packet), Ok(MISSED));
             assert_eq!(count(ebpf.map("counts").unwrap(), 0), 34 * runs, "{engine}, pinned");
         }
+    }
+}
+
+#[test]
+fn a_batch_is_runs_one_after_the_other() {
+    for engine in ENGINES {
+        let runtime = runtime(engine);
+        let insns = "r0 = *(u32 *)(r1 + 0)\nif r0 == 16 goto +1\nexit\nr1 = 9\nr2 = 0\ncall bpf_redirect#23\nexit";
+        let insns = livebpf::insn::text::assemble(insns).unwrap();
+        let redirects = Linked::bare("redirects", ProgramKind::new(ProgType::SCHED_CLS), insns);
+        let ebpf = runtime.load_linked(vec![redirects]).unwrap();
+        let program = program(&ebpf, "redirects");
+        let packet = |len| Context::for_type(ProgType::SCHED_CLS, &vec![0; len]).unwrap();
+        let mut packets: Vec<Context> = (15..20).map(packet).collect();
+        let mut worker = runtime.worker().unwrap();
+        let mut seen = Vec::new();
+        let interface = |effects: &Effects| match effects.redirect {
+            Some(Redirect { to: Target::Interface(interface), .. }) => interface,
+            _ => 0,
+        };
+        let mut pinned = worker.pin().unwrap();
+        let done = |_: &mut Context, verdict, effects: &Effects| seen.push((verdict, interface(effects)));
+        pinned.run_batch(program, &mut packets, done).unwrap();
+        assert_eq!(seen, [(15, 0), (7, 9), (17, 0), (18, 0), (19, 0)], "{engine}: a redirect, and nothing left of it");
+        // The third is of another type: the first two have been run, the others have not.
+        packets[2] = Context::xdp(&[0; 14]).unwrap();
+        let mut runs = 0;
+        let refused = pinned.run_batch(program, &mut packets, |_, _, _| runs += 1);
+        assert!(matches!(refused, Err(RunError::Context { .. })), "{engine}: {refused:?}");
+        assert_eq!(runs, 2, "{engine}");
     }
 }
 

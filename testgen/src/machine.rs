@@ -45,8 +45,8 @@ enum Asked {
     Reads(String),
     /// A branch to a label; left out where it would lead to what follows.
     Branch(Mnemonic, Label),
-    /// A call of a label, and where it is.
-    Call(Label, Pos),
+    /// The same, always there; with the place that was answered.
+    Always(Mnemonic, Label, Pos),
     /// Padding up to `residue` modulo `align`.
     Padding { align: u8, residue: u8 },
     /// A label is bound here.
@@ -74,10 +74,15 @@ pub fn check(source: &mut Source<'_>) {
                 asm.jmp(label);
                 asked.push(Asked::Branch(Mnemonic::Jmp, label));
             }
-            3 | 4 => {
+            3 => {
+                let label = Label(source.below(LABELS));
+                let at = asm.jmp_rel32(label);
+                asked.push(Asked::Always(Mnemonic::Jmp, label, at));
+            }
+            4 => {
                 let (label, at) = (Label(source.below(LABELS)), asm.pos());
                 asm.call(label);
-                asked.push(Asked::Call(label, at));
+                asked.push(Asked::Always(Mnemonic::Call, label, at));
             }
             5 => {
                 let align = source.pick(&[4, 1, 2, 8, 16, 32, 64]);
@@ -109,10 +114,10 @@ pub fn check(source: &mut Source<'_>) {
                     reader.listing()
                 );
             }
-            Asked::Call(label, at) => {
+            Asked::Always(mnemonic, label, at) => {
                 let to = laid.label(label).expect("all are bound");
-                assert_eq!(reader.at(), laid.offset(at), "call: where it is\n{}", reader.listing());
-                assert!(reader.branch(Mnemonic::Call, to), "call of {to} is missing\n{}", reader.listing());
+                assert_eq!(reader.at(), laid.offset(at), "{mnemonic:?}: where it is\n{}", reader.listing());
+                assert!(reader.branch(mnemonic, to), "{mnemonic:?} to {to} is missing\n{}", reader.listing());
             }
             Asked::Padding { align, residue } => reader.padding(align.into(), residue.into()),
             Asked::Bound(label) => {

@@ -113,8 +113,7 @@ impl<'a> Emitter<'a> {
                 self.asm.align(FUNCTION_ALIGN, 0);
             }
             let begin = self.asm.pos();
-            self.asm.bind(self.function_label(func));
-            let tail = self.emit_prologue();
+            let tail = self.emit_prologue(self.function_label(func), func == 0);
             tail_entry.get_or_insert(tail);
             self.emit_function(func)?;
             spans.push((begin, self.asm.pos(), self.frame.native_stack()));
@@ -245,8 +244,9 @@ impl<'a> Emitter<'a> {
             CallKind::TailCall(TailCall::Dynamic) => self.emit_bpf_tail_call_dynamic(),
             CallKind::ArrayLookup(map) => {
                 let def = self.map(pc, map.0.into())?.1;
-                self.emit_array_map_lookup(map, def.value_size, def.max_entries);
+                self.emit_array_map_lookup(map, def);
             }
+            CallKind::Cpu => self.emit_cpu(Gpr::Rax),
             CallKind::Native => self.emit_call(helper),
         }
         Ok(())
@@ -270,6 +270,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn finish(self, spans: &[(Pos, Pos, u32)], tail_entry: Option<Pos>) -> Result<Code, JitError> {
+        let main = self.function_label(0);
         let laid = self.asm.finish().map_err(|_| JitError::TooLarge { limit: LIMIT })?;
         let mut frames: Vec<FrameInfo> = spans
             .iter()
@@ -287,7 +288,7 @@ impl<'a> Emitter<'a> {
         Ok(Code {
             relocs: relocs.collect(),
             sites: self.sites.iter().map(|s| s.place(&laid)).collect(),
-            entry: frames.first().map_or(0, |f| f.start),
+            entry: laid.label(main).unwrap_or(0),
             tail_entry: tail_entry.map_or(0, |t| laid.offset(t)),
             frames,
             lines: self.lines.iter().map(|(pos, pc)| (laid.offset(*pos), *pc)).collect(),

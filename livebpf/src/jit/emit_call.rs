@@ -8,6 +8,8 @@ use super::x64::{Alu, Cc, Gpr, Mem, Scale, Shift, Size};
 use crate::helper;
 use crate::insn::{Pc, Reg};
 use crate::link::MapId;
+use crate::map::ArrayLayout;
+use crate::object::{MapDef, MapType};
 
 impl Emitter<'_> {
     /// R1 to R5 are the native arguments already, R0 the native result.
@@ -40,6 +42,12 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    /// `mov dst, r12 ; shr dst, 32`: the number of the CPU that this run counts as.
+    pub(super) fn emit_cpu(&mut self, dst: Gpr) {
+        self.asm.mov_rr(Size::Q, dst, Gpr::R12);
+        self.asm.shift_ri(Shift::Shr, Size::Q, dst, 32);
+    }
+
     /// `map_lookup_elem` of an array, without a call:
     ///
     /// ```text
@@ -48,33 +56,45 @@ impl Emitter<'_> {
     ///       cmp  r10d, max_entries
     ///       jae  miss
     ///       mov  rax, first value
+    ///       mov  r11, r12           per CPU
+    ///       shr  r11, 32
+    ///       imul r11, r11, bytes of a CPU's values
+    ///       add  rax, r11
     ///       shl  r10, n             values are 2^n bytes apart; up to 8: none; else: imul r10, r10, stride
     ///       add  rax, r10           up to 8: lea rax, [rax + r10 * 8]
     /// miss:
     /// ```
-    pub(super) fn emit_array_map_lookup(&mut self, map: MapId, value_size: u32, max_entries: u32) {
+    pub(super) fn emit_array_map_lookup(&mut self, map: MapId, def: &MapDef) {
+        let (stride, cpu_stride) = ArrayLayout::strides(def.value_size, def.max_entries);
         let miss = self.asm.new_label();
         self.asm.mov_rm(Size::D, Gpr::R10, Mem::new(gpr(Reg::R2), 0));
         self.asm.alu_rr(Alu::Xor, Size::D, Gpr::Rax, Gpr::Rax);
-        self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R10, max_entries as i32);
+        self.asm.alu_ri(Alu::Cmp, Size::D, Gpr::R10, def.max_entries as i32);
         self.asm.jcc(Cc::Ae, miss);
         self.emit_address(Gpr::Rax, Symbol::MapData(map, 0));
-        let stride = u64::from(value_size).next_multiple_of(8);
+        if def.map_type == MapType::PERCPU_ARRAY {
+            self.emit_cpu(Gpr::R11);
+            self.emit_scale(Gpr::R11, cpu_stride);
+            self.asm.alu_rr(Alu::Add, Size::Q, Gpr::Rax, Gpr::R11);
+        }
         if stride == 8 {
             self.asm.lea(Size::Q, Gpr::Rax, Mem::indexed(Gpr::Rax, Gpr::R10, Scale::X8));
         } else {
-            match i32::try_from(stride) {
-                Ok(n) if n.count_ones() == 1 => {
-                    self.asm.shift_ri(Shift::Shl, Size::Q, Gpr::R10, n.trailing_zeros() as u8);
-                }
-                Ok(n) => self.asm.imul_rri(Size::Q, Gpr::R10, Gpr::R10, n),
-                Err(_) => {
-                    self.asm.mov_ri64(Gpr::R11, stride);
-                    self.asm.imul_rr(Size::Q, Gpr::R10, Gpr::R11);
-                }
-            }
+            self.emit_scale(Gpr::R10, stride);
             self.asm.alu_rr(Alu::Add, Size::Q, Gpr::Rax, Gpr::R10);
         }
         self.asm.bind(miss);
+    }
+
+    /// `shl r, n`, `imul r, r, factor`, or through r9 where the factor is large
+    fn emit_scale(&mut self, r: Gpr, factor: u64) {
+        match i32::try_from(factor) {
+            Ok(n) if n.count_ones() == 1 => self.asm.shift_ri(Shift::Shl, Size::Q, r, n.trailing_zeros() as u8),
+            Ok(n) => self.asm.imul_rri(Size::Q, r, r, n),
+            Err(_) => {
+                self.asm.mov_ri64(Gpr::R9, factor);
+                self.asm.imul_rr(Size::Q, r, Gpr::R9);
+            }
+        }
     }
 }

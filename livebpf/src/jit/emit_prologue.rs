@@ -1,7 +1,7 @@
 //! Entering and leaving a function.
 
 use super::emit::Emitter;
-use super::x64::{Alu, Cc, Gpr, Mem, Pos, Size};
+use super::x64::{Alu, Cc, Gpr, Label, Mem, Pos, Size};
 
 /// How often a function's may_goto instructions let a loop go on, taken together (the kernel's `BPF_MAX_LOOPS`).
 pub const MAX_LOOPS: i32 = crate::helper::MAX_LOOPS as i32;
@@ -10,9 +10,10 @@ pub const MAX_LOOPS: i32 = crate::helper::MAX_LOOPS as i32;
 const INLINE_EPILOGUE: u32 = 5;
 
 impl Emitter<'_> {
+    /// Binds `entry`, and answers where tail calls enter.
+    ///
     /// ```text
-    /// entry:       nop5
-    ///              push rbp
+    /// entry:       push rbp
     ///              mov  rbp, rsp
     /// tail entry:  sub  rsp, frame          omitted when 0
     ///              push rbx, r13, r14, r15  those used
@@ -23,9 +24,29 @@ impl Emitter<'_> {
     ///              jb   loop
     ///              mov  qword [rbp-n], 8388608   with may_goto
     /// ```
-    pub(super) fn emit_prologue(&mut self) -> Pos {
+    ///
+    /// Where rbp stays the caller's:
+    ///
+    /// ```text
+    /// tail entry:  pop  rbp                 in the function that programs begin with
+    /// entry:       push rax                 where that aligns rsp for calls
+    ///              push rbx, r13, r14, r15  those used
+    /// ```
+    pub(super) fn emit_prologue(&mut self, entry: Label, is_main: bool) -> Pos {
         let frame = self.frame;
-        self.asm.nop(5);
+        if !frame.rbp {
+            let tail_entry = self.asm.pos();
+            if is_main {
+                self.asm.pop(Gpr::Rbp);
+            }
+            self.asm.bind(entry);
+            if frame.padded {
+                self.asm.push(Gpr::Rax);
+            }
+            frame.pushed().for_each(|r| self.asm.push(r));
+            return tail_entry;
+        }
+        self.asm.bind(entry);
         self.asm.push(Gpr::Rbp);
         self.asm.mov_rr(Size::Q, Gpr::Rbp, Gpr::Rsp);
         let tail_entry = self.asm.pos();
@@ -59,12 +80,16 @@ impl Emitter<'_> {
 
     /// ```text
     /// pop r15, r14, r13, rbx    those used
-    /// leave
+    /// leave                     where rbp is the caller's: pop rcx, or nothing
     /// ret
     /// ```
     pub(super) fn emit_epilogue(&mut self) {
         self.emit_pop_callee_regs();
-        self.asm.leave();
+        if self.frame.rbp {
+            self.asm.leave();
+        } else if self.frame.padded {
+            self.asm.pop(Gpr::Rcx);
+        }
         self.asm.ret();
     }
 

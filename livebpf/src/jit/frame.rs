@@ -6,6 +6,9 @@
 //! rbp - ...  BPF stack (R10 is rbp), rounded up to 8; below it the may_goto counter where there is one; padding
 //! rsp ...    the callee-saved registers this function uses
 //! ```
+//!
+//! A function that mentions neither R10 nor a tail call leaves rbp to its caller: then there are the return address, eight bytes
+//! of padding where something is called, and the registers.
 
 use super::code::FrameInfo;
 use super::x64::Gpr;
@@ -18,6 +21,8 @@ pub(super) const CALLEE_SAVED: [Gpr; 4] = [Gpr::Rbx, Gpr::R13, Gpr::R14, Gpr::R1
 pub(super) struct Needs {
     /// Bytes of BPF stack.
     pub stack_depth: u32,
+    /// It mentions R10, or tail-calls, which leaves the caller's rbp to the program that is called.
+    pub rbp: bool,
     /// Which of R6 to R9 it mentions.
     pub callee_saved: [bool; 4],
     /// It calls native functions or subprograms: rsp is to be 16-aligned there.
@@ -31,6 +36,10 @@ pub(super) struct Needs {
 /// A function's native frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Frame {
+    /// rbp is this function's. Otherwise it has no bytes of stack.
+    pub rbp: bool,
+    /// Without rbp: eight bytes above the pushed registers align rsp.
+    pub padded: bool,
     /// Bytes between the saved rbp and the pushed registers.
     pub bytes: u32,
     /// Which of R6 to R9 it pushes.
@@ -51,10 +60,13 @@ impl Frame {
             -(bytes as i32)
         });
         let pushes = needs.callee_saved.iter().filter(|used| **used).count() as u32;
-        if needs.calls && !(bytes + 8 * pushes).is_multiple_of(16) {
+        let rbp = needs.rbp || bytes != 0;
+        let aligned = (bytes + 8 * pushes).is_multiple_of(16) == rbp;
+        let padded = needs.calls && !aligned;
+        if padded && rbp {
             bytes += 8;
         }
-        Frame { bytes, callee_saved: needs.callee_saved, may_goto, zeroed }
+        Frame { rbp, padded: padded && !rbp, bytes, callee_saved: needs.callee_saved, may_goto, zeroed }
     }
     /// The registers it pushes, in order.
     pub(super) fn pushed(&self) -> impl DoubleEndedIterator<Item = Gpr> + use<> {
@@ -63,7 +75,8 @@ impl Frame {
     }
     /// Bytes from the return address to the last pushed register.
     pub(super) fn native_stack(&self) -> u32 {
-        16 + self.bytes + 8 * self.pushed().count() as u32
+        let words = 1 + u32::from(self.rbp) + u32::from(self.padded) + self.pushed().count() as u32;
+        8 * words + self.bytes
     }
 }
 
@@ -126,22 +139,30 @@ pub(super) fn chains(frames: &mut [FrameInfo], graph: &[Calls]) -> Result<(), us
 mod tests {
     use super::*;
 
+    fn frame(stack_depth: u32, saved: usize, calls: bool, rbp: bool) -> Frame {
+        let callee_saved = std::array::from_fn(|i| i < saved);
+        Frame::new(&Needs { stack_depth, callee_saved, calls, rbp, ..Needs::default() })
+    }
+
     #[test]
     fn padding_only_where_something_is_called() {
-        let needs = |depth, saved: usize, calls| Needs {
-            stack_depth: depth,
-            callee_saved: std::array::from_fn(|i| i < saved),
-            calls,
-            ..Needs::default()
-        };
-        let bytes = |depth, saved, calls| Frame::new(&needs(depth, saved, calls)).bytes;
+        let bytes = |depth, saved, calls| frame(depth, saved, calls, true).bytes;
         assert_eq!([bytes(0, 0, false), bytes(0, 1, false), bytes(3, 0, false)], [0, 0, 8]);
         assert_eq!([bytes(0, 0, true), bytes(0, 1, true), bytes(8, 1, true), bytes(8, 2, true)], [0, 8, 8, 16]);
         for (depth, saved) in (0..=512).flat_map(|d| (0..=4).map(move |s| (d, s))) {
-            let frame = Frame::new(&needs(depth, saved, true));
+            let frame = frame(depth, saved, true, true);
             assert_eq!(frame.native_stack() % 16, 0, "depth {depth}, {saved} saved");
             assert!(frame.bytes >= depth && frame.bytes < depth + 16);
         }
+    }
+
+    #[test]
+    fn rbp_is_left_alone_where_there_is_no_stack() {
+        let leaf = |saved, calls| frame(0, saved, calls, false);
+        assert!((0..=4).all(|saved| !leaf(saved, true).rbp && leaf(saved, true).bytes == 0));
+        assert_eq!([0, 1, 2, 3, 4].map(|saved| leaf(saved, true).padded), [true, false, true, false, true]);
+        assert!((0..=4).all(|saved| leaf(saved, true).native_stack() % 16 == 0 && !leaf(saved, false).padded));
+        assert!(frame(1, 0, false, false).rbp);
     }
 
     #[test]

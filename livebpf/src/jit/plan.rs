@@ -30,6 +30,8 @@ pub(super) struct Plan {
 pub(super) enum CallKind {
     TailCall(TailCall),
     ArrayLookup(crate::link::MapId),
+    /// The number of the CPU, which is in r12.
+    Cpu,
     Native,
 }
 
@@ -38,8 +40,12 @@ pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -
     let at = facts.at(pc);
     match (helper, at.map) {
         (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call.unwrap_or(TailCall::Dynamic)),
+        (helper::id::GET_SMP_PROCESSOR_ID, _) => CallKind::Cpu,
         (helper::id::MAP_LOOKUP_ELEM, Some(map))
-            if program.maps.get(map.0 as usize).is_some_and(|m| m.map_type == MapType::ARRAY) =>
+            if program
+                .maps
+                .get(map.0 as usize)
+                .is_some_and(|m| matches!(m.map_type, MapType::ARRAY | MapType::PERCPU_ARRAY)) =>
         {
             CallKind::ArrayLookup(map)
         }
@@ -148,7 +154,7 @@ impl Plan {
             CallKind::TailCall(TailCall::Direct { .. }) => bit(Reg::R2) | bit(Reg::R3),
             CallKind::TailCall(TailCall::Indirect { .. }) => bit(Reg::R2),
             CallKind::ArrayLookup(_) => bit(Reg::R1),
-            CallKind::TailCall(TailCall::Dynamic) | CallKind::Native => 0,
+            CallKind::TailCall(TailCall::Dynamic) | CallKind::Cpu | CallKind::Native => 0,
         };
         let mut at = pc;
         while wanted != 0 {
@@ -241,9 +247,12 @@ fn mentioned(insn: &Insn) -> u16 {
 impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
+        self.rbp |= mentioned(insn) & bit(Reg::R10) != 0;
         self.calls |= matches!(insn, Insn::CallSubprog { .. } | Insn::CallKfunc { .. });
         if let Insn::Call { helper } = *insn {
-            self.calls |= call_kind(program, facts, pc, helper) == CallKind::Native;
+            let kind = call_kind(program, facts, pc, helper);
+            self.calls |= kind == CallKind::Native;
+            self.rbp |= matches!(kind, CallKind::TailCall(_));
         }
     }
 }

@@ -23,13 +23,10 @@ pub(super) struct Array {
 impl Array {
     /// `entries` zero values. `cpus` is given for a per-CPU array.
     pub(super) fn new(value_size: u32, entries: u32, cpus: Option<u32>) -> Result<Array, OutOfMemory> {
-        let stride = u64::from(value_size).next_multiple_of(8);
+        let (stride, cpu_stride) = ArrayLayout::strides(value_size, entries);
         let (cpus, cpu_stride, len) = match cpus {
             None => (1, 0, stride.checked_mul(entries.into())),
-            Some(cpus) => {
-                let cpu_stride = stride.checked_mul(entries.into()).and_then(|n| n.checked_next_multiple_of(64));
-                (cpus, cpu_stride.unwrap_or(u64::MAX), cpu_stride.and_then(|n| n.checked_mul(cpus.into())))
-            }
+            Some(cpus) => (cpus, cpu_stride, cpu_stride.checked_mul(cpus.into())),
         };
         let block = Bytes::zeroed(len.unwrap_or(u64::MAX))?;
         Ok(Array {

@@ -97,6 +97,16 @@ pub struct ArrayLayout {
     pub cpu_stride: u64,
 }
 
+impl ArrayLayout {
+    /// Bytes from one value to the next, and from one CPU's values to the next CPU's where there are such, which begin on a cache
+    /// line each. At most 2^64 - 1, which no array has.
+    pub fn strides(value_size: u32, max_entries: u32) -> (u64, u64) {
+        let stride = u64::from(value_size).next_multiple_of(8);
+        let all = stride.checked_mul(max_entries.into());
+        (stride, all.and_then(|all| all.checked_next_multiple_of(64)).unwrap_or(u64::MAX))
+    }
+}
+
 impl Map {
     /// Makes the map that `def` describes, filled with `def.init` where that is data.
     ///

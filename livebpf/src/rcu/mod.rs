@@ -54,3 +54,4 @@ mod reader;
 
 pub use domain::{Domain, WaitError};
 pub use reader::{Reader, Section, inside};
+pub(crate) use reader::{innermost_run, set_innermost_run};

@@ -21,8 +21,9 @@ pub(super) struct Word(AtomicU64);
 pub(super) struct Seen(u64);
 
 impl Word {
+    /// Answers what was stored.
     #[inline]
-    fn enter(&self, fenced: bool) {
+    fn enter(&self, fenced: bool) -> u64 {
         let old = self.0.load(Ordering::Relaxed);
         assert!(old & DEPTH != DEPTH, "more than 65535 nested sections");
         if fenced {
@@ -32,12 +33,18 @@ impl Word {
         }
         // Loads of entries and slots stay behind the store; the processor's side is the waiter's core sync.
         compiler_fence(Ordering::SeqCst);
+        old + 1
     }
 
     #[inline]
     fn leave(&self) {
+        self.leave_from(self.0.load(Ordering::Relaxed));
+    }
+
+    /// The same for who knows the word.
+    #[inline]
+    fn leave_from(&self, old: u64) {
         compiler_fence(Ordering::SeqCst);
-        let old = self.0.load(Ordering::Relaxed);
         let new = if old & DEPTH == 1 { old - 1 + SEQUENCE } else { old - 1 };
         self.0.store(new, Ordering::Release);
     }
@@ -66,13 +73,31 @@ impl Word {
 }
 
 thread_local! {
+    /// Sections that are open, but for those of runs.
     static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+thread_local! {
+    /// The record of this thread's innermost run, which is `run::current`'s. Here it only matters whether there is one.
+    static RUN: Cell<*const ()> = const { Cell::new(std::ptr::null()) };
+}
+
+/// The record of this thread's innermost run; null outside of any.
+#[inline]
+pub(crate) fn innermost_run() -> *const () {
+    RUN.with(Cell::get)
+}
+
+/// Sets it; answers the one before.
+#[inline]
+pub(crate) fn set_innermost_run(record: *const ()) -> *const () {
+    RUN.with(|run| run.replace(record))
 }
 
 /// Whether this thread is inside a section of any domain: then it must not wait for a grace period of any, since two
 /// threads could wait for each other.
 pub fn inside() -> bool {
-    INSIDE.with(|inside| inside.get() > 0)
+    INSIDE.with(|inside| inside.get() > 0) || !innermost_run().is_null()
 }
 
 /// One worker's membership in a domain. It can move to another thread between sections; it serves one at a time.
@@ -101,6 +126,13 @@ impl Reader {
         INSIDE.with(|inside| inside.set(inside.get() + 1));
         self.word.enter(self.fenced);
         Section { word: &self.word, this_thread_only: PhantomData }
+    }
+
+    /// Opens a section for one run, which is known by [`set_innermost_run`] and so not counted here. What is opened inside it on this
+    /// reader is left inside it.
+    #[inline]
+    pub(crate) fn enter_run(&self) -> RunSection<'_> {
+        RunSection { word: &self.word, entered: self.word.enter(self.fenced), this_thread_only: PhantomData }
     }
 
     /// Sections that are open, nested in each other.
@@ -135,6 +167,23 @@ impl Drop for Section<'_> {
     fn drop(&mut self) {
         self.word.leave();
         INSIDE.with(|inside| inside.set(inside.get() - 1));
+    }
+}
+
+/// The section of one run; dropping it leaves.
+#[must_use = "a section is left as soon as it is dropped"]
+pub(crate) struct RunSection<'r> {
+    word: &'r Word,
+    /// The word, which is the same again when whatever came in between has been left: one load less.
+    entered: u64,
+    this_thread_only: PhantomData<*const ()>,
+}
+
+impl Drop for RunSection<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        debug_assert_eq!(self.word.0.load(Ordering::Relaxed), self.entered, "sections are nested");
+        self.word.leave_from(self.entered);
     }
 }
 

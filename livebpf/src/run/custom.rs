@@ -107,7 +107,7 @@ impl HelperCall<'_> {
     /// As [`Worker::run`](super::Worker::run); [`RunError::TooDeep`] when runs are nested too deeply.
     pub fn run(&self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
         current::with(|c| match c {
-            Some(c) => c.worker.run(program, ctx).map(|r0| r0 as u32),
+            Some(c) => c.worker().run(program, ctx).map(|r0| r0 as u32),
             None => Err(RunError::NotInside),
         })
     }

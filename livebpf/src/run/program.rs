@@ -12,7 +12,7 @@ use crate::jit::{self, Code};
 use crate::link::Program as Linked;
 use crate::map::Map;
 use crate::map::held::lock;
-use crate::map::prog_array::{Contract, Member};
+use crate::map::prog_array::{Contract, Execution, Member};
 use crate::object::ProgType;
 use crate::primitive::Mutex;
 use crate::text::Image;
@@ -61,7 +61,23 @@ impl fmt::Debug for Program {
 /// make them begin in another program.
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
+    /// Type and engine of the program, and [`Shared::token`] of its runtime: all that an ordinary run looks at, side by side.
+    pub(super) prog_type: ProgType,
+    pub(super) native: bool,
+    pub(super) runtime: usize,
+    /// A number that no other entry ever has.
+    pub(super) serial: u64,
     pub(crate) loaded: Arc<Loaded>,
+}
+
+impl Entry {
+    pub(crate) fn new(id: EntryId, loaded: Arc<Loaded>) -> Entry {
+        let Contract { execution, kind, .. } = &loaded.contract;
+        let (prog_type, native) = (kind.prog_type, *execution == Execution::Native);
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Entry { id, prog_type, native, runtime: loaded.shared.token(), serial, loaded }
+    }
 }
 
 impl Drop for Entry {

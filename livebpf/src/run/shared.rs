@@ -105,6 +105,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// A number that no other runtime has at the same time.
+    #[inline]
+    pub(super) fn token(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Takes the lowest free CPU number.
     pub(super) fn take_cpu(&self) -> Option<u32> {
         let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());

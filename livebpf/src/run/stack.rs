@@ -21,6 +21,12 @@ pub(super) fn remaining() -> Option<u64> {
     (low..high).contains(&sp).then(|| sp - low)
 }
 
+/// Whether at least so many bytes are left; true where nothing is known.
+#[inline]
+pub(super) fn suffices(wanted: u64) -> bool {
+    remaining().is_none_or(|left| left >= wanted)
+}
+
 #[cold]
 fn lookup() -> (u64, u64) {
     let bounds = thread_stack().unwrap_or((0, 1));

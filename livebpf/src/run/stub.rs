@@ -1,109 +1,86 @@
 //! The entry stub: the one place where control passes from Rust to generated code.
 //!
 //! Generated code keeps the tail-call count of the invocation in r12d and never saves it, so every entry from outside
-//! saves r12, zeroes it, runs and restores it (the compiler does the saving: r12 is declared as clobbered). All other
-//! callee-saved registers are preserved by the generated code itself; the stub notes them all the same, because a
-//! helper that panics leaves through [`leave`] and skips the generated epilogues.
+//! saves r12, sets it, runs and restores it (the compiler does the saving: r12 is declared as clobbered). The upper half of r12 is
+//! the number of the CPU that the run counts as, which nothing changes. All other callee-saved registers are preserved by the
+//! generated code itself; the stub saves them all the same, because a helper that panics leaves through [`leave`] and skips the
+//! generated epilogues.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
 
-/// Where to continue when a helper has panicked: the registers that the generated frames in between would have restored.
+/// Where to continue when a helper has panicked: the stack as it was at the call of generated code. Above it lie rbx and rbp, which
+/// the generated frames in between would have restored, below it the address to return to.
 ///
 /// The field offsets are used by the assembly in this file.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(super) struct Landing {
     rsp: u64,
-    rip: u64,
-    rbx: u64,
-    rbp: u64,
-    /// Set by [`leave`]; cleared by [`enter`].
+    /// Set by [`leave`].
     left: u64,
 }
 
 impl Landing {
-    /// The last run ended through [`leave`].
+    /// Some run ended through [`leave`].
+    #[inline]
     pub(super) fn left(&self) -> bool {
         self.left != 0
     }
+}
+
+/// Calls generated code: R1 to R5 are the registers named, r12 the number of the CPU above a tail-call count of 0.
+macro_rules! call {
+    ($entry:expr, $cpu:expr, $landing:expr, $($register:tt: $argument:expr),+) => {{
+        let r0: u64;
+        // SAFETY: the caller vouches for the entry. The block declares every register that generated code may change:
+        // `clobber_abi("C")` for the caller-saved ones, r12 (the count) by output, r13-r15 because `leave` does not restore
+        // them. rbx and rbp cannot be declared; both ways back restore them (epilogues; `leave`), and popping them here would only
+        // make what the caller keeps in them wait for its own store.
+        // rsp is 16-byte aligned at the `call`, as the compiler guarantees for asm blocks, so helpers see an aligned stack.
+        unsafe {
+            asm!(
+                "push rbx",
+                "push rbp",
+                "mov [r10], rsp",
+                "call r11",
+                "lea rsp, [rsp + 16]",
+                in("r10") $landing,
+                in("r11") $entry,
+                $(in($register) $argument,)+
+                lateout("rax") r0,
+                inout("r12") u64::from($cpu) << 32 => _,
+                out("r13") _,
+                out("r14") _,
+                out("r15") _,
+                clobber_abi("C"),
+            );
+        }
+        r0
+    }};
 }
 
 /// Calls back a function of generated code on behalf of a helper that it called: R1 to R5 = `args`; returns R0.
 ///
 /// # Safety
 /// `entry` is the entry of a function in the image that called the helper, which was proved to be safe to call with these
-/// arguments and contains and reaches no tail call. `landing` stays valid until this returns.
+/// arguments and contains and reaches no tail call; the run is on `cpu`. `landing` stays valid until this returns. (The count in
+/// r12 is saved by the native frames in between.)
 #[inline]
-pub(super) unsafe fn call_back(entry: u64, args: [u64; 5], landing: *mut Landing) -> u64 {
-    let r0: u64;
-    // SAFETY: as in `enter`. The function does not touch r12 (the count that its caller's code keeps there is saved by the
-    // native frames in between); it is declared all the same.
-    unsafe {
-        asm!(
-            "lea rax, [rip + 2f]",
-            "mov [r10], rsp",
-            "mov [r10 + 8], rax",
-            "mov [r10 + 16], rbx",
-            "mov [r10 + 24], rbp",
-            "mov qword ptr [r10 + 32], 0",
-            "call r11",
-            "2:",
-            in("r10") landing,
-            in("r11") entry,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("rcx") args[3],
-            in("r8") args[4],
-            lateout("rax") r0,
-            out("r12") _,
-            out("r13") _,
-            out("r14") _,
-            out("r15") _,
-            clobber_abi("C"),
-        );
-    }
-    r0
+pub(super) unsafe fn call_back(entry: u64, args: [u64; 5], cpu: u32, landing: *mut Landing) -> u64 {
+    let [r1, r2, r3, r4, r5] = args;
+    call!(entry, cpu, landing, "rdi": r1, "rsi": r2, "rdx": r3, "rcx": r4, "r8": r5)
 }
 
-/// Runs generated code at `entry` with R1 = `r1` and R2 = `r2`; returns R0.
+/// Runs generated code at `entry` on `cpu` with R1 = `r1` and R2 = `r2`; returns R0.
 ///
 /// # Safety
 /// `entry` is the entry of an image that stays in place until this returns (its program is held, or a read-side section
 /// was entered before the address was read), built from a `Verified` program whose context is the record at `r1`; the thread has
-/// the stack that the image's worst chain needs. `landing` stays valid until this returns.
+/// the stack that the image's worst chain needs. `landing` stays valid until this returns, and has not been left through.
 #[inline]
-pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, landing: *mut Landing) -> u64 {
-    let r0: u64;
-    // SAFETY: the caller vouches for `entry`. The block declares every register that generated code may change:
-    // `clobber_abi("C")` for the caller-saved ones, r12 (the count) by output, r13-r15 because `leave` does not restore
-    // them. rbx and rbp cannot be declared; both ways back restore them (epilogues; `leave` from the landing).
-    // rsp is 16-byte aligned at the `call`, as the compiler guarantees for asm blocks, so helpers see an aligned stack.
-    unsafe {
-        asm!(
-            "lea rax, [rip + 2f]",
-            "mov [r10], rsp",
-            "mov [r10 + 8], rax",
-            "mov [r10 + 16], rbx",
-            "mov [r10 + 24], rbp",
-            "xor r12d, r12d",
-            "mov qword ptr [r10 + 32], r12",
-            "call r11",
-            "2:",
-            in("r10") landing,
-            in("r11") entry,
-            in("rdi") r1,
-            in("rsi") r2,
-            lateout("rax") r0,
-            out("r12") _,
-            out("r13") _,
-            out("r14") _,
-            out("r15") _,
-            clobber_abi("C"),
-        );
-    }
-    r0
+pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, cpu: u32, landing: *mut Landing) -> u64 {
+    call!(entry, cpu, landing, "rdi": r1, "rsi": r2)
 }
 
 /// Continues behind the [`enter`] that noted `landing`, with R0 = 0 and [`Landing::left`] set. The frames in between vanish.
@@ -112,15 +89,16 @@ pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, landing: *mut Landing) 
 /// `landing` was filled by an `enter` of this thread that has not returned, and no frame between here and
 /// there has anything to drop.
 pub(super) unsafe fn leave(landing: *mut Landing) -> ! {
-    // SAFETY: rsp, rbx and rbp are what they were at the `call`; the code at `rip` declares everything else as clobbered.
+    // SAFETY: rsp is what it was at the `call`: rbp and rbx above it, the return address still below it, since no frame in between
+    // has returned. The code there declares everything else as clobbered.
     unsafe {
         asm!(
-            "mov qword ptr [rdi + 32], 1",
+            "mov qword ptr [rdi + 8], 1",
             "mov rsp, [rdi]",
-            "mov rbx, [rdi + 16]",
-            "mov rbp, [rdi + 24]",
+            "mov rbp, [rsp]",
+            "mov rbx, [rsp + 8]",
             "xor eax, eax",
-            "jmp qword ptr [rdi + 8]",
+            "jmp qword ptr [rsp - 8]",
             in("rdi") landing,
             options(noreturn),
         );
@@ -148,7 +126,7 @@ mod tests {
     fn enter_passes_both_arguments_and_returns_r0() {
         let mut landing = Landing::default();
         // SAFETY: a native function with the C ABI meets the contract of generated code.
-        let r0 = unsafe { enter(adds as *const () as u64, 40, 2, &mut landing) };
+        let r0 = unsafe { enter(adds as *const () as u64, 40, 2, 7, &mut landing) };
         assert_eq!((r0, landing.left()), (42, false));
     }
 
@@ -160,11 +138,11 @@ mod tests {
     fn call_back_passes_five_arguments_and_ends_at_its_own_landing() {
         let mut landing = Landing::default();
         // SAFETY: a native function with the C ABI meets the contract of generated code.
-        let r0 = unsafe { call_back(weighs as *const () as u64, [1, 2, 3, 4, 5], &mut landing) };
+        let r0 = unsafe { call_back(weighs as *const () as u64, [1, 2, 3, 4, 5], 7, &mut landing) };
         assert_eq!((r0, landing.left()), (54_321, false));
         LANDING.with(|l| l.set(&mut landing));
         // SAFETY: as above; `leaves` has nothing to drop.
-        let r0 = unsafe { call_back(leaves as *const () as u64, [0; 5], &mut landing) };
+        let r0 = unsafe { call_back(leaves as *const () as u64, [0; 5], 7, &mut landing) };
         assert_eq!((r0, landing.left()), (0, true));
     }
 
@@ -174,7 +152,7 @@ mod tests {
         LANDING.with(|l| l.set(&mut landing));
         let before: Vec<u64> = (0..64).collect();
         // SAFETY: as above; `leaves` has nothing to drop.
-        let r0 = unsafe { enter(leaves as *const () as u64, 0, 0, &mut landing) };
+        let r0 = unsafe { enter(leaves as *const () as u64, 0, 0, 7, &mut landing) };
         assert_eq!((r0, landing.left()), (0, true));
         assert_eq!(before.iter().sum::<u64>(), 2016);
     }

@@ -1,7 +1,7 @@
 //! A thread's licence to run programs: its reader record, its CPU number, and the way into the code.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ const MAX_DEPTH: u32 = 8;
 
 /// Runs programs on the calling thread. Make one per thread; it can be sent to another thread between runs.
 pub struct Worker {
-    core: Core,
+    /// At an address that stays: the record of its runs refers to it.
+    core: Box<Core>,
 }
 
 /// What a worker and the runs nested in its runs share.
@@ -40,7 +41,33 @@ pub(super) struct Core {
     cookie: u64,
     /// Memory that programs may probe, by its address; no two overlap.
     declared: BTreeMap<u64, Vec<u8>>,
+    hot: Hot,
 }
+
+/// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
+struct Hot {
+    /// [`Entry::serial`]; 0: nothing is prepared.
+    serial: Cell<u64>,
+    /// The generation's number.
+    number: Cell<u64>,
+    address: Cell<u64>,
+    current: Current,
+    landing: UnsafeCell<Landing>,
+}
+
+// SAFETY: its pointers are used during a run only, in which the worker is on one thread, after they have been found to be those of
+// the program that is run and of the current generation.
+unsafe impl Send for Hot {}
+
+impl Hot {
+    fn new() -> Hot {
+        let (serial, number, address) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default() }
+    }
+}
+
+/// Most runs between two looks at what is around a batch.
+const CHUNK: usize = 64;
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
 /// Each run still sees the updates made before it started.
@@ -59,7 +86,9 @@ impl Worker {
         let _ = stack::remaining();
         let reader = shared.domain.reader();
         let (effects, asked, declared) = (RefCell::default(), Cell::new(false), BTreeMap::new());
-        Ok(Worker { core: Core { shared: shared.clone(), reader, cpu, effects, asked, cookie: 0, declared } })
+        let hot = Hot::new();
+        let shared = shared.clone();
+        Ok(Worker { core: Box::new(Core { shared, reader, cpu, effects, asked, cookie: 0, declared, hot }) })
     }
 
     /// The CPU number that this worker's runs see, and whose per-CPU values they use.
@@ -71,6 +100,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`RunError`]; the context is unchanged unless the program was started.
+    #[inline]
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
         self.core.run(program, ctx).map(|r0| r0 as u32)
     }
@@ -160,11 +190,30 @@ impl Pinned<'_> {
         self.core.run_in_section(&program.entry, ctx).map(|r0| r0 as u32)
     }
 
+    /// Runs `program` on each of `contexts`, in order, and hands each to `done` with the verdict and with what the run asked for. What
+    /// [`run`](Self::run) does around each run is done around several here; each still sees the updates made before it started.
+    /// `done` comes some runs later, but before the next one where a run has asked for something.
+    ///
+    /// # Errors
+    /// As [`Worker::run`]: then the contexts before have been handed to `done`, and those behind were not run.
+    #[inline]
+    pub fn run_batch(
+        &mut self,
+        program: &Program,
+        contexts: &mut [Context],
+        done: impl FnMut(&mut Context, u32, &Effects),
+    ) -> Result<(), RunError> {
+        self.core.run_batch(&program.entry, contexts, done)
+    }
+
     /// As [`Worker::effects`].
     pub fn effects(&self) -> Effects {
         self.core.effects.borrow().clone()
     }
 }
+
+/// Of most runs.
+static NO_EFFECTS: Effects = Effects { redirect: None, clones: Vec::new(), retval: 0, tunnel: None };
 
 impl Core {
     pub(super) fn shared(&self) -> &Shared {
@@ -184,12 +233,12 @@ impl Core {
         self.asked.set(true);
         self.effects.try_borrow_mut().ok().map(|mut effects| change(&mut effects))
     }
+    /// False where a signal handler's run meets the change that it interrupts.
     #[cold]
-    fn forget_effects(&self) {
-        if let Ok(mut effects) = self.effects.try_borrow_mut() {
-            *effects = Effects::default();
-            self.asked.set(false);
-        }
+    fn forget_effects(&self) -> bool {
+        let forgotten = self.effects.try_borrow_mut().map(|mut effects| *effects = Effects::default()).is_ok();
+        self.asked.set(!forgotten);
+        forgotten
     }
     pub(super) fn cpu(&self) -> u32 {
         self.cpu
@@ -202,13 +251,133 @@ impl Core {
     /// One run in a section of its own; nested in another run where the thread is inside one.
     #[inline]
     pub(super) fn run(&self, program: &Program, ctx: &mut Context) -> Result<u64, RunError> {
-        let _section = self.reader.enter();
+        let _section = self.reader.enter_run();
         self.run_in_section(&program.entry, ctx)
     }
 
     /// One run. The caller is inside a read-side section.
     #[inline]
     fn run_in_section(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
+        if ctx.prog_type() != entry.prog_type || !self.is_plain(entry, self.shared.generations.current()) {
+            return self.run_checked(entry, ctx);
+        }
+        // SAFETY: `is_plain` was asked, and the context is of the program's type.
+        let r0 = current::outermost(&self.hot.current, || unsafe { self.run_plain(ctx) });
+        if self.asked.get() && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
+    }
+
+    /// Whether `entry`'s runs in this generation are what [`Hot`] is prepared for, now at the latest; false where the run is to be
+    /// looked at closely: it is not of machine code of this runtime, or is inside another one. Then what the last run asked for is forgotten.
+    #[inline]
+    fn is_plain(&self, entry: &Entry, generation: &Generation) -> bool {
+        let hot = &self.hot;
+        current::outside()
+            && !self.reader.forked()
+            && (!self.asked.get() || self.forget_effects())
+            && stack::suffices(generation.stack())
+            && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
+                || self.prepare(entry, generation))
+    }
+
+    #[cold]
+    fn prepare(&self, entry: &Entry, generation: &Generation) -> bool {
+        let address = generation.resolve(entry.id);
+        let known = entry.native && entry.runtime == self.shared.token() && address != 0;
+        if known {
+            let hot = &self.hot;
+            hot.serial.set(entry.serial);
+            hot.number.set(generation.number());
+            hot.address.set(address);
+            hot.current.set(entry, self, generation);
+            hot.current.landing.set(hot.landing.get());
+        }
+        known
+    }
+
+    /// Runs what [`is_plain`](Self::is_plain) has been asked about just now.
+    ///
+    /// # Safety
+    /// In the same section; `ctx` is of the program's type.
+    #[inline]
+    unsafe fn run_plain(&self, ctx: &Context) -> u64 {
+        let (hot, r1) = (&self.hot, ctx.record_addr());
+        // SAFETY: as in `call`. The address is that of this entry (its number is no other's) in this generation (whose number is no
+        // other's), where it stays the same for as long as there are handles.
+        unsafe { stub::enter(hot.address.get(), r1, 0, self.cpu, hot.landing.get()) }
+    }
+
+    /// The caller is inside a read-side section, and this worker does nothing else meanwhile.
+    #[inline]
+    fn run_batch(
+        &self,
+        entry: &Entry,
+        contexts: &mut [Context],
+        mut done: impl FnMut(&mut Context, u32, &Effects),
+    ) -> Result<(), RunError> {
+        let mut verdicts = [0; CHUNK];
+        let mut rest = contexts;
+        while !rest.is_empty() {
+            let ran = self.run_plain_chunk(entry, rest, &mut verdicts);
+            let (chunk, more) = rest.split_at_mut(ran.max(1));
+            rest = more;
+            if ran == 0 {
+                verdicts[0] = self.run_checked(entry, &mut chunk[0])? as u32;
+            } else if self.asked.get() && self.take_left() {
+                return Err(panicked(entry));
+            }
+            // Only the last run of a chunk has asked for anything.
+            let Some((last, plain)) = chunk.split_last_mut() else { continue };
+            let asked = verdicts[plain.len()];
+            plain.iter_mut().zip(verdicts).for_each(|(ctx, verdict)| done(ctx, verdict, &NO_EFFECTS));
+            match self.asked.get() {
+                false => done(last, asked, &NO_EFFECTS),
+                true => done(last, asked, &self.effects.borrow()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something.
+    #[inline]
+    fn run_plain_chunk(&self, entry: &Entry, contexts: &mut [Context], verdicts: &mut [u32; CHUNK]) -> usize {
+        let mut ran = 0;
+        if !self.is_plain(entry, self.shared.generations.current()) {
+            return 0;
+        }
+        current::outermost(&self.hot.current, || {
+            for (ctx, verdict) in contexts.iter_mut().zip(verdicts) {
+                let generation = self.shared.generations.current();
+                let same = generation.number() == self.hot.number.get() && stack::suffices(generation.stack());
+                if !same || ctx.prog_type() != entry.prog_type || self.reader.forked() {
+                    break;
+                }
+                // SAFETY: `is_plain` has been asked at the beginning, and nothing is different from then.
+                *verdict = unsafe { self.run_plain(ctx) } as u32;
+                ran += 1;
+                if self.asked.get() {
+                    break;
+                }
+            }
+        });
+        ran
+    }
+
+    /// Whether the run that has just ended was left by a helper's panic.
+    #[cold]
+    fn take_left(&self) -> bool {
+        // SAFETY: generated code, which writes to it, is not running.
+        unsafe { std::mem::take(&mut *self.hot.landing.get()) }.left()
+    }
+
+    /// A run of this worker is left.
+    pub(super) fn note_panic(&self) {
+        self.asked.set(true);
+    }
+
+    /// Any other run: those that are refused, too.
+    #[cold]
+    #[inline(never)]
+    fn run_checked(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
         // Also for a section that was entered before the fork.
         self.check_process()?;
         self.check(&entry.loaded, ctx)?;
@@ -225,7 +394,7 @@ impl Core {
     /// # Safety
     /// As [`Worker::run_unverified`].
     unsafe fn run_on_memory(&self, entry: &Entry, memory: &mut [u8]) -> Result<u64, RunError> {
-        let _section = self.reader.enter();
+        let _section = self.reader.enter_run();
         self.check_process()?;
         self.check_runtime(&entry.loaded)?;
         let (depth, generation, address) = self.begin(entry)?;
@@ -306,7 +475,8 @@ impl Core {
     ) -> Result<u64, RunError> {
         let started = generation.redirect(entry.id);
         let program = started.as_ref().unwrap_or(&entry.loaded);
-        let current = Current { entry, worker: self, generation, depth, landing: Cell::new(std::ptr::null_mut()) };
+        let current = Current::new(depth);
+        current.set(entry, self, generation);
         let mut host = Host::new(&self.shared, generation.number());
         let result = current::scope(&current, || run(program.executable(), &mut host));
         let name = || program.linked().name.clone();
@@ -337,16 +507,20 @@ impl Core {
             return Err(RunError::Stack { found, wanted: generation.stack() });
         }
         let mut landing = Landing::default();
-        let current = Current { entry, worker: self, generation, depth, landing: Cell::new(&raw mut landing) };
+        let current = Current::new(depth);
+        current.set(entry, self, generation);
+        current.landing.set(&raw mut landing);
         // SAFETY: the address is an entry's of this run's generation, whose images stay in place, with all that their tail calls lead
         // to, until the section that the caller is in is left. The arguments are right, as the caller promises (a program that a
         // transaction put in its place has the same type), and the stack suffices.
-        let r0 = current::scope(&current, || unsafe { stub::enter(address, r1, r2, &raw mut landing) });
-        if landing.left() {
-            return Err(RunError::HelperPanicked { program: entry.loaded.linked().name.clone() });
-        }
-        Ok(r0)
+        let r0 = current::scope(&current, || unsafe { stub::enter(address, r1, r2, self.cpu, &raw mut landing) });
+        if landing.left() { Err(panicked(entry)) } else { Ok(r0) }
     }
+}
+
+#[cold]
+fn panicked(entry: &Entry) -> RunError {
+    RunError::HelperPanicked { program: entry.loaded.linked().name.clone() }
 }
 
 impl Drop for Core {

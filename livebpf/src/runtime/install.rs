@@ -72,7 +72,7 @@ impl Prepared {
         let placement = published.inspect_err(|_| shared.generations.release(entry))?;
         let executable = Executable::counting(Arc::new(verified), maps, counted);
         let loaded = Arc::new(Loaded::new(id, contract, shared.clone(), placement, executable));
-        let entry = Arc::new(Entry { id: entry, loaded });
+        let entry = Arc::new(Entry::new(entry, loaded));
         shared.registry.add_program(&entry);
         if let Some(placement) = entry.loaded.placement() {
             placement.announce(id, entry.loaded.linked());

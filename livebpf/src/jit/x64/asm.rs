@@ -343,6 +343,13 @@ impl Asm {
     pub fn jcc(&mut self, cc: Cc, label: Label) {
         self.layout.branch(Branch::Jcc(cc), label);
     }
+    /// `E9 rel32`, whatever the distance; returns where the E9 is.
+    pub fn jmp_rel32(&mut self, label: Label) -> Pos {
+        let at = self.pos();
+        self.put(&[0xe9]);
+        self.layout.rel32(label);
+        at
+    }
     /// `E9 rel32` to somewhere outside; returns where the E9 is. The field is zero.
     pub fn jmp_outside(&mut self) -> Pos {
         let at = self.pos();

@@ -342,10 +342,7 @@ fn layout_of_random_code() {
                         asm.ud2();
                     }
                     2 => asm.jmp(to),
-                    3 => {
-                        marks.push((asm.pos(), to));
-                        asm.call(to);
-                    }
+                    3 => marks.push((asm.jmp_rel32(to), to)),
                     4 => {
                         asm.align(4, 3);
                         aligned.push((asm.pos(), 4, 3));
