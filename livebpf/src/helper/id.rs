@@ -1,8 +1,8 @@
 //! Numbers and names of the kernel's helpers, as in `enum bpf_func_id` (uapi/linux/bpf.h, Linux 6.18): also of those that
 //! livebpf does not provide, so that a rejection can name them.
 //!
-//! The last four are ours: what the kernel calls without a number when it translates classic filters. It gives out no
-//! numbers any more.
+//! The last seven are ours: lookups in hash maps with keys of known size, which the code generator calls in place of the general one,
+//! and what the kernel calls without a number when it translates classic filters. It gives out no numbers any more.
 
 macro_rules! helpers {
     ($($constant:ident = $number:literal, $name:literal;)*) => {
@@ -230,6 +230,9 @@ helpers! {
     USER_RINGBUF_DRAIN = 209, "user_ringbuf_drain";
     CGRP_STORAGE_GET = 210, "cgrp_storage_get";
     CGRP_STORAGE_DELETE = 211, "cgrp_storage_delete";
+    LOOKUP_HASH_4 = 249, "lookup_hash_4";
+    LOOKUP_HASH_8 = 250, "lookup_hash_8";
+    LOOKUP_HASH_16 = 251, "lookup_hash_16";
     CLASSIC_NLATTR = 252, "classic_nlattr";
     CLASSIC_NLATTR_NEST = 253, "classic_nlattr_nest";
     CLASSIC_PAY_OFFSET = 254, "classic_pay_offset";

@@ -172,7 +172,7 @@ impl<'a> Emitter<'a> {
     fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
         let begins_pair = match *insn {
             Insn::Mov { src, .. } => matches!(src, Src::Reg(_)),
-            Insn::Alu { op, src, .. } => op == AluOp::Lsh && matches!(src, Src::Imm(_)),
+            Insn::Alu { op, src, .. } => matches!((op, src), (AluOp::Lsh, Src::Imm(_)) | (AluOp::Add, Src::Reg(_))),
             Insn::Load { size, .. } => size != Size::B,
             _ => return 0,
         };
@@ -180,6 +180,10 @@ impl<'a> Emitter<'a> {
             return 0;
         }
         let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
+        let slots = self.emit_indexed_load(pc, insn, &next);
+        if slots > 0 {
+            return slots;
+        }
         let fused = self.emit_mov_add(insn, &next)
             || self.emit_shift_pair(insn, &next)
             || self.emit_load_swapped(pc, insn, &next);
@@ -245,6 +249,12 @@ impl<'a> Emitter<'a> {
             CallKind::ArrayLookup(map) => {
                 let def = self.map(pc, map.0.into())?.1;
                 self.emit_array_map_lookup(map, def);
+            }
+            CallKind::HashLookup { helper, per_cpu } => {
+                if per_cpu {
+                    self.emit_cpu(gpr(Reg::R3));
+                }
+                self.emit_call(helper);
             }
             CallKind::Cpu => self.emit_cpu(Gpr::Rax),
             CallKind::Native => self.emit_call(helper),

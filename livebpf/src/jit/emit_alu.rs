@@ -1,7 +1,7 @@
 //! Moves and arithmetic, except multiplication and division.
 
 use super::emit::{Emitter, gpr};
-use super::x64::{Alu, Gpr, Mem, Shift, Size};
+use super::x64::{Alu, Gpr, Mem, Scale, Shift, Size};
 use crate::insn::{self, AluOp, EndianOp, Insn, Reg, Src, Width};
 
 /// The operand size of a width.
@@ -20,6 +20,28 @@ pub(super) const fn mem_size(size: insn::Size) -> Size {
         insn::Size::W => Size::D,
         insn::Size::DW => Size::Q,
     }
+}
+
+/// `r1 = r2; r1 += r3` (or a constant) as an address, with its width and r1.
+pub(super) fn sum_of(mov: &Insn, add: &Insn) -> Option<(Width, Reg, Mem)> {
+    let (Insn::Mov { width, dst, src: Src::Reg(base) }, Insn::Alu { op, width: add_width, dst: add_dst, src }) =
+        (*mov, *add)
+    else {
+        return None;
+    };
+    if width != add_width || dst != add_dst || dst == base {
+        return None;
+    }
+    let sum = match (op, src) {
+        (AluOp::Add, Src::Imm(imm)) => Mem::new(gpr(base), imm),
+        (AluOp::Sub, Src::Imm(imm)) => Mem::new(gpr(base), imm.checked_neg()?),
+        // What is added is r1, which is r2 by now.
+        (AluOp::Add, Src::Reg(other)) => {
+            Mem::indexed(gpr(base), gpr(if other == dst { base } else { other }), Scale::X1)
+        }
+        _ => return None,
+    };
+    Some((width, dst, sum))
 }
 
 impl Emitter<'_> {
@@ -49,27 +71,11 @@ impl Emitter<'_> {
         }
     }
 
-    /// `r1 = r2; r1 += imm` as `lea r1, [r2 + imm]`. Returns whether it was that.
+    /// `r1 = r2; r1 += imm` as `lea r1, [r2 + imm]`, with a register `lea r1, [r2 + r3]`. Returns whether it was that.
     pub(super) fn emit_mov_add(&mut self, mov: &Insn, add: &Insn) -> bool {
-        let (
-            Insn::Mov { width, dst, src: Src::Reg(src) },
-            Insn::Alu { op, width: add_width, dst: add_dst, src: Src::Imm(imm) },
-        ) = (*mov, *add)
-        else {
-            return false;
-        };
-        let disp = match op {
-            AluOp::Add => Some(imm),
-            AluOp::Sub => imm.checked_neg(),
-            _ => None,
-        };
-        match disp {
-            Some(disp) if width == add_width && dst == add_dst && dst != src => {
-                self.asm.lea(size(width), gpr(dst), Mem::new(gpr(src), disp));
-                true
-            }
-            _ => false,
-        }
+        let Some((width, dst, sum)) = sum_of(mov, add) else { return false };
+        self.asm.lea(size(width), gpr(dst), sum);
+        true
     }
 
     /// `r <<= n; r >>= n` (`s>>=`) with n of 32, 48, 56: a zero (sign) extension. Returns whether it was that.

@@ -5,6 +5,31 @@ use super::emit_alu::size;
 use super::x64::{Alu, Cc, Gpr, Label, Mem, Scale, Shift, Size};
 use crate::insn::{AluOp, Reg, Src, Width};
 
+/// Division by multiplication: for every x below 2^32, x / divisor = x * multiplier >> shift.
+///
+/// With multiplier = ceil(2^shift / divisor) the product is too large by x * excess, where excess = multiplier * divisor - 2^shift.
+/// That does not reach the next quotient as long as excess <= 2^(shift - 32). (Granlund and Montgomery, "Division by invariant
+/// integers using multiplication", 1994, theorem 4.2.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Magic {
+    /// Below 2^33.
+    multiplier: u64,
+    /// 32 to 64.
+    shift: u8,
+}
+
+impl Magic {
+    /// For a divisor above 1; with the least shift that does.
+    fn of(divisor: u32) -> Magic {
+        let divisor = u128::from(divisor);
+        let magic = |shift: u8| ((1u128 << shift).div_ceil(divisor), shift);
+        let serves = |(multiplier, shift): &(u128, u8)| multiplier * divisor - (1 << *shift) <= 1 << (*shift - 32);
+        // 2^(shift - 32) is not below the divisor at the last of these, and the excess always is.
+        let (multiplier, shift) = (32..=64).map(magic).find(serves).unwrap_or_else(|| magic(64));
+        Magic { multiplier: multiplier as u64, shift }
+    }
+}
+
 impl Emitter<'_> {
     /// `imul dst, src`; by a constant `lea`, `shl` or `imul dst, dst, imm`.
     pub(super) fn emit_mul(&mut self, width: Width, dst: Reg, src: Src) {
@@ -38,6 +63,9 @@ impl Emitter<'_> {
                 self.emit_div_checked(op, size, r, Gpr::R11);
             }
             Src::Imm(imm) if self.emit_div_simple(op, size, r, imm) => {}
+            Src::Imm(imm) if size == Size::D && matches!(op, AluOp::Div | AluOp::Mod) => {
+                self.emit_div_multiplying(op, r, imm as u32);
+            }
             Src::Imm(imm) => {
                 if size == Size::Q {
                     self.emit_const(Gpr::R11, imm as i64 as u64);
@@ -70,6 +98,35 @@ impl Emitter<'_> {
             _ => return false,
         }
         true
+    }
+
+    /// Unsigned division of 32 bits by a constant that is neither 0 nor a power of two, without a division (see [`Magic`]):
+    ///
+    /// ```text
+    /// mov  r11d, multiplier
+    /// mov  r10d, dst
+    /// imul r11, r10
+    /// shr  r11, shift               with a multiplier of 33 bits: shr r11, 32 ; add r11, r10 ; shr r11, shift - 32
+    /// mov  dst, r11d                modulo: imul r11d, r11d, divisor ; sub dst, r11d
+    /// ```
+    fn emit_div_multiplying(&mut self, op: AluOp, dst: Gpr, divisor: u32) {
+        let Magic { multiplier, shift } = Magic::of(divisor);
+        self.asm.mov_ri32(Gpr::R11, multiplier as u32);
+        self.asm.mov_rr(Size::D, Gpr::R10, dst);
+        self.asm.imul_rr(Size::Q, Gpr::R11, Gpr::R10);
+        if multiplier <= u32::MAX.into() {
+            self.asm.shift_ri(Shift::Shr, Size::Q, Gpr::R11, shift);
+        } else {
+            self.asm.shift_ri(Shift::Shr, Size::Q, Gpr::R11, 32);
+            self.asm.alu_rr(Alu::Add, Size::Q, Gpr::R11, Gpr::R10);
+            self.asm.shift_ri(Shift::Shr, Size::Q, Gpr::R11, shift - 32);
+        }
+        if op == AluOp::Div {
+            self.asm.mov_rr(Size::D, dst, Gpr::R11);
+        } else {
+            self.asm.imul_rri(Size::D, Gpr::R11, Gpr::R11, divisor as i32);
+            self.asm.alu_rr(Alu::Sub, Size::D, dst, Gpr::R11);
+        }
     }
 
     /// Division by a register:
@@ -157,5 +214,39 @@ impl Emitter<'_> {
         if save_rdx {
             self.asm.mov_rr(Size::Q, Gpr::Rdx, Gpr::R9);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Magic;
+
+    #[test]
+    fn a_product_is_the_quotient() {
+        let mut seed = 1u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let bits = seed >> 59;
+            (seed >> 27) as u32 >> bits
+        };
+        let mut long = 0;
+        let corners = [7, 65_535, 65_537, u32::MAX, u32::MAX - 1, 1 << 31, (1 << 31) + 1];
+        let divisors: Vec<u32> = (2..2000).chain(corners).chain((0..20_000).map(|_| random().max(2))).collect();
+        for divisor in divisors {
+            let Magic { multiplier, shift } = Magic::of(divisor);
+            assert!(multiplier < 1 << 33 && (32..=64).contains(&shift), "{divisor}: {multiplier:#x} >> {shift}");
+            long += u32::from(multiplier >> 32 != 0);
+            let near = (u32::MAX / divisor).wrapping_mul(divisor);
+            for x in [0, 1, divisor - 1, divisor, near, near.wrapping_sub(1), u32::MAX, random(), random()] {
+                let quotient = (u128::from(x) * u128::from(multiplier) >> shift) as u32;
+                assert_eq!(quotient, x / divisor, "{x} / {divisor}");
+                if multiplier >> 32 != 0 {
+                    // As it is computed: nothing is lost in 64 bits.
+                    let high = u64::from(x) * (multiplier & 0xffff_ffff) >> 32;
+                    assert_eq!(((high + u64::from(x)) >> (shift - 32)) as u32, x / divisor, "{x} / {divisor}");
+                }
+            }
+        }
+        assert!(long > 1000, "{long} divisors have a multiplier of 33 bits");
     }
 }

@@ -2,11 +2,11 @@
 
 use super::code::{RelocKind, Symbol};
 use super::emit::{Emitter, gpr};
-use super::emit_alu::mem_size;
+use super::emit_alu::{mem_size, sum_of};
 use super::options::JitError;
 use super::plan;
-use super::x64::{Gpr, Mem, Size};
-use crate::insn::{self, EndianOp, Imm64, Insn, Pc, Reg, Src};
+use super::x64::{Gpr, Mem, Scale, Size};
+use crate::insn::{self, AluOp, EndianOp, Imm64, Insn, Pc, Reg, Src, Width};
 use crate::link::MapId;
 
 impl Emitter<'_> {
@@ -66,6 +66,30 @@ impl Emitter<'_> {
     pub(super) fn emit_ldx(&mut self, pc: Pc, size: insn::Size, dst: Reg, base: Reg, off: i16) {
         let (mem, size) = self.place(pc, size, base, off);
         self.emit_zero_extended_load(size, gpr(dst), mem);
+    }
+
+    /// A load into the register that holds the address, which is a sum: `mov r1, [r2 + r3 + off]` for `r1 = r2; r1 += r3;
+    /// r1 = *(r1 + off)` (or without the move). Returns how many slots that took, or 0.
+    pub(super) fn emit_indexed_load(&mut self, pc: Pc, first: &Insn, second: &Insn) -> u32 {
+        let (sum, dst, load_at, load) = match (sum_of(first, second), *first) {
+            (Some((Width::W64, dst, sum)), _) => {
+                let load_at = Pc(pc.0 + first.slots());
+                let Some(load) = self.partner(load_at, second) else { return 0 };
+                (sum, dst, Pc(load_at.0 + second.slots()), load)
+            }
+            (None, Insn::Alu { op: AluOp::Add, width: Width::W64, dst, src: Src::Reg(src) }) => {
+                let sum = Mem::indexed(gpr(dst), gpr(src), Scale::X1);
+                (sum, dst, Pc(pc.0 + first.slots()), *second)
+            }
+            _ => return 0,
+        };
+        let Insn::Load { size, dst: to, base, off } = load else { return 0 };
+        let Some(disp) = sum.disp.checked_add(off.into()).filter(|_| to == dst && base == dst) else { return 0 };
+        if self.facts.at(load_at).record.is_some() {
+            return 0;
+        }
+        self.emit_zero_extended_load(mem_size(size), gpr(dst), Mem { disp, ..sum });
+        load_at.0 + load.slots() - pc.0
     }
 
     /// A load whose upper bits are zero.

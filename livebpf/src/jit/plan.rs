@@ -5,7 +5,7 @@ use super::frame::{Calls, Needs};
 use super::options::{JitError, Options};
 use crate::helper;
 use crate::insn::{Imm64, Insn, Pc, Reg, Src};
-use crate::link::Program;
+use crate::link::{MapId, Program};
 use crate::object::MapType;
 use crate::verify::{Facts, FuncFacts, TailCall};
 
@@ -29,7 +29,12 @@ pub(super) struct Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CallKind {
     TailCall(TailCall),
-    ArrayLookup(crate::link::MapId),
+    ArrayLookup(MapId),
+    /// A lookup in a hash map: the helper for its size of keys, and whether it wants to know the CPU.
+    HashLookup {
+        helper: u32,
+        per_cpu: bool,
+    },
     /// The number of the CPU, which is in r12.
     Cpu,
     Native,
@@ -41,16 +46,26 @@ pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -
     match (helper, at.map) {
         (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call.unwrap_or(TailCall::Dynamic)),
         (helper::id::GET_SMP_PROCESSOR_ID, _) => CallKind::Cpu,
-        (helper::id::MAP_LOOKUP_ELEM, Some(map))
-            if program
-                .maps
-                .get(map.0 as usize)
-                .is_some_and(|m| matches!(m.map_type, MapType::ARRAY | MapType::PERCPU_ARRAY)) =>
-        {
-            CallKind::ArrayLookup(map)
-        }
+        (helper::id::MAP_LOOKUP_ELEM, Some(map)) => lookup_kind(program, map),
         _ => CallKind::Native,
     }
+}
+
+fn lookup_kind(program: &Program, map: MapId) -> CallKind {
+    let Some(def) = program.maps.get(map.0 as usize) else { return CallKind::Native };
+    let per_cpu = match def.map_type {
+        MapType::ARRAY | MapType::PERCPU_ARRAY => return CallKind::ArrayLookup(map),
+        MapType::HASH | MapType::LRU_HASH => false,
+        MapType::PERCPU_HASH | MapType::LRU_PERCPU_HASH => true,
+        _ => return CallKind::Native,
+    };
+    let helper = match def.key_size {
+        4 => helper::id::LOOKUP_HASH_4,
+        8 => helper::id::LOOKUP_HASH_8,
+        16 => helper::id::LOOKUP_HASH_16,
+        _ => return CallKind::Native,
+    };
+    CallKind::HashLookup { helper, per_cpu }
 }
 
 /// Where a conditional or unconditional jump at `pc` goes when it is taken; `None` when it is never taken.
@@ -154,7 +169,7 @@ impl Plan {
             CallKind::TailCall(TailCall::Direct { .. }) => bit(Reg::R2) | bit(Reg::R3),
             CallKind::TailCall(TailCall::Indirect { .. }) => bit(Reg::R2),
             CallKind::ArrayLookup(_) => bit(Reg::R1),
-            CallKind::TailCall(TailCall::Dynamic) | CallKind::Cpu | CallKind::Native => 0,
+            CallKind::TailCall(TailCall::Dynamic) | CallKind::HashLookup { .. } | CallKind::Cpu | CallKind::Native => 0,
         };
         let mut at = pc;
         while wanted != 0 {
@@ -251,7 +266,7 @@ impl Needs {
         self.calls |= matches!(insn, Insn::CallSubprog { .. } | Insn::CallKfunc { .. });
         if let Insn::Call { helper } = *insn {
             let kind = call_kind(program, facts, pc, helper);
-            self.calls |= kind == CallKind::Native;
+            self.calls |= matches!(kind, CallKind::Native | CallKind::HashLookup { .. });
             self.rbp |= matches!(kind, CallKind::TailCall(_));
         }
     }

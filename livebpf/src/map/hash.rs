@@ -189,16 +189,27 @@ impl Hash {
             return None;
         }
         // A copy in a register or two for the usual sizes, so that hashing and comparing need no loop.
-        let found = if let Ok(key) = key.try_into() {
-            self.find(u32::from_ne_bytes(key))
+        if let Ok(key) = key.try_into() {
+            self.lookup_key(u32::from_ne_bytes(key), cpu)
         } else if let Ok(key) = key.try_into() {
-            self.find(u64::from_ne_bytes(key))
+            self.lookup_key(u64::from_ne_bytes(key), cpu)
         } else if let Ok(key) = key.try_into() {
-            self.find(u128::from_ne_bytes(key))
+            self.lookup_key(u128::from_ne_bytes(key), cpu)
         } else {
-            self.find(key)
-        };
-        let element = found?.element;
+            self.lookup_key(key, cpu)
+        }
+    }
+
+    /// Whether its keys have `size` bytes.
+    #[inline]
+    pub(super) fn has_keys_of(&self, size: usize) -> bool {
+        self.key_size == size
+    }
+
+    /// The same for a key that is known to have the right size.
+    #[inline]
+    pub(super) fn lookup_key<K: Key>(&self, key: K, cpu: u32) -> Option<Slice<'_>> {
+        let element = self.find(key)?.element;
         if let Some(mark_at) = self.mark_at {
             element.store(mark_at, Size::B, 1);
         }
@@ -632,7 +643,8 @@ fn broken() -> MapError {
 }
 
 /// A key, in registers where it is short.
-trait Key: Copy {
+/// A key by value, or a copy of its bytes.
+pub(super) trait Key: Copy {
     fn hash(self, seed: u64) -> u64;
     /// Whether the element holds this key.
     fn is_at(self, element: Slice<'_>) -> bool;

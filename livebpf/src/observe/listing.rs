@@ -134,7 +134,7 @@ fn member(map: &Map, index: u32, address: u64) -> Option<Lead> {
 fn name(loaded: &Loaded, symbol: Symbol) -> Option<String> {
     let helper = |id| match loaded.shared.helpers.get(id) {
         Some(proto) => format!("bpf_{}", proto.name),
-        None => format!("helper {id}"),
+        None => crate::helper::id::name(id).map_or_else(|| format!("helper {id}"), |name| format!("bpf_{name}")),
     };
     let map = |id| map(loaded, id).map_or_else(|| "?".to_owned(), |m| m.name().to_owned());
     Some(match symbol {

@@ -19,6 +19,15 @@ pub(crate) struct Custom {
     pub(crate) function: Box<HelperFn>,
     /// Memory of the class that it hands out, keeps or takes back, by argument; the last is the result's.
     pub(crate) lent: [Option<Arc<Lent>>; 6],
+    /// Some argument is memory that the program need not have initialised.
+    clears: bool,
+}
+
+impl Custom {
+    pub(crate) fn new(proto: Proto, function: Box<HelperFn>, lent: [Option<Arc<Lent>>; 6]) -> Custom {
+        let clears = proto.args.iter().any(|arg| matches!(arg, Arg::MemUninit | Arg::MemUninitOrNull | Arg::Out(_)));
+        Custom { proto, function, lent, clears }
+    }
 }
 
 impl fmt::Debug for Custom {
@@ -114,10 +123,13 @@ impl HelperCall<'_> {
 }
 
 /// Calls `custom`; `None` when it panicked.
+#[inline]
 pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
     let call = HelperCall { proto: &custom.proto, args, lent: &custom.lent };
-    // What the closure leaves out would show the program what native frames left on the stack.
-    (0..custom.proto.args.len()).filter_map(|n| call.result(n)).for_each(Slice::clear);
+    if custom.clears {
+        // What the closure leaves out would show the program what native frames left on the stack.
+        (0..custom.proto.args.len()).filter_map(|n| call.result(n)).for_each(Slice::clear);
+    }
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
     let result = catch_unwind(AssertUnwindSafe(|| (custom.function)(&call)));
     // Dropping what somebody panicked with could panic again.

@@ -135,7 +135,7 @@ impl RuntimeBuilder {
     /// Adds a helper of the embedder. `proto.id` is at least [`FIRST_CUSTOM`]. The function is called on the thread that
     /// runs the program; a panic in it ends the run with [`RunError::HelperPanicked`](super::RunError::HelperPanicked).
     pub fn helper(mut self, proto: Proto, function: impl Fn(&HelperCall<'_>) -> u64 + Send + Sync + 'static) -> Self {
-        self.custom.push(Custom { proto, function: Box::new(function), lent: Default::default() });
+        self.custom.push(Custom::new(proto, Box::new(function), Default::default()));
         self
     }
 

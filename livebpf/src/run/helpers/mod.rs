@@ -154,6 +154,9 @@ pub fn native(id: u32) -> Option<NativeHelper> {
         id::RINGBUF_SUBMIT => native!(ringbuf::submit),
         id::RINGBUF_DISCARD => native!(ringbuf::discard),
         id::RINGBUF_QUERY => native!(ringbuf::query),
+        id::LOOKUP_HASH_4 => native!(map::lookup_hash_4),
+        id::LOOKUP_HASH_8 => native!(map::lookup_hash_8),
+        id::LOOKUP_HASH_16 => native!(map::lookup_hash_16),
         id::CLASSIC_NLATTR => native!(classic::nlattr),
         id::CLASSIC_NLATTR_NEST => native!(classic::nlattr_nest),
         id::CLASSIC_PAY_OFFSET => native!(classic::pay_offset),
@@ -217,7 +220,8 @@ pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
     /// The lowest and the highest address of a helper: what reaches both reaches all.
     static BOUNDS: LazyLock<[u64; 2]> = LazyLock::new(|| {
         let builtin = crate::helper::Table::builtin();
-        let ids = builtin.iter().map(|p| p.id).chain(kfunc::functions());
+        let lookups = [id::LOOKUP_HASH_4, id::LOOKUP_HASH_8, id::LOOKUP_HASH_16];
+        let ids = builtin.iter().map(|p| p.id).chain(lookups).chain(kfunc::functions());
         let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
         shims.fold([u64::MAX, 0], |[low, high], at| [low.min(at), high.max(at)])
     });
