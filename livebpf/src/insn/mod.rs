@@ -432,6 +432,11 @@ impl Insns {
     pub fn get(&self, pc: Pc) -> Option<Insn> {
         self.slots.get(pc.index()).copied().flatten()
     }
+    /// The same without a copy.
+    #[inline]
+    pub fn get_ref(&self, pc: Pc) -> Option<&Insn> {
+        self.slots.get(pc.index())?.as_ref()
+    }
     /// The instruction in front of `pc`, and where it begins.
     pub fn before(&self, pc: Pc) -> Option<(Pc, Insn)> {
         let one = Pc(pc.0.checked_sub(1)?);

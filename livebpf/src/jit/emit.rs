@@ -92,10 +92,10 @@ impl<'a> Emitter<'a> {
         self.sites.push(site);
     }
     /// The instruction after the one at `pc`, where both can be compiled as one: it is no jump's target.
-    pub(super) fn partner(&self, pc: Pc, insn: &Insn) -> Option<Insn> {
+    pub(super) fn partner(&self, pc: Pc, insn: &Insn) -> Option<&'a Insn> {
         let next = Pc(pc.0 + insn.slots());
-        let usable = self.facts.at(next).reached && !self.plan.is_target(next) && !self.plan.is_unused(next);
-        self.program.insns.get(next).filter(|_| usable)
+        let usable = self.facts.reached(next) && !self.plan.is_target(next) && !self.plan.is_unused(next);
+        self.program.insns.get_ref(next).filter(|_| usable)
     }
 
     /// Emits everything and puts it in its place.
@@ -105,7 +105,7 @@ impl<'a> Emitter<'a> {
         for func in 0..self.program.subprogs.len() {
             let start = &self.program.subprogs[func].start;
             self.frame = Frame::new(&self.plan.needs[func]);
-            if !self.facts.at(*start).reached {
+            if !self.facts.reached(*start) {
                 spans.push((self.asm.pos(), self.asm.pos(), 0));
                 continue;
             }
@@ -131,11 +131,11 @@ impl<'a> Emitter<'a> {
         // The last instruction emitted, when control can run on from it.
         let mut open: Option<Pc> = None;
         while pc < end {
-            let Some(insn) = self.program.insns.get(pc) else {
+            let Some(insn) = self.program.insns.get_ref(pc) else {
                 pc = pc.next();
                 continue;
             };
-            if !self.facts.at(pc).reached {
+            if !self.facts.reached(pc) {
                 if open.take().is_some() {
                     // Verification has shown that nothing gets here.
                     self.asm.ud2();
@@ -147,18 +147,18 @@ impl<'a> Emitter<'a> {
                 self.asm.align(LOOP_ALIGN, 0);
             }
             self.asm.bind(Label(pc.0));
-            open = plan::falls_through(self.facts, pc, &insn).then_some(pc);
+            open = plan::falls_through(self.facts, pc, insn).then_some(pc);
             if self.plan.is_unused(pc) {
                 pc = Pc(pc.0 + insn.slots());
                 continue;
             }
             self.lines.push((self.asm.pos(), pc));
-            let slots = self.emit_fused(pc, &insn);
+            let slots = self.emit_fused(pc, insn);
             if slots > 0 {
                 pc = Pc(pc.0 + slots);
                 continue;
             }
-            self.emit_insn(pc, &insn)?;
+            self.emit_insn(pc, insn)?;
             pc = Pc(pc.0 + insn.slots());
         }
         if let Some(pc) = open {
@@ -180,13 +180,13 @@ impl<'a> Emitter<'a> {
             return 0;
         }
         let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
-        let slots = self.emit_indexed_load(pc, insn, &next);
+        let slots = self.emit_indexed_load(pc, insn, next);
         if slots > 0 {
             return slots;
         }
-        let fused = self.emit_mov_add(insn, &next)
-            || self.emit_shift_pair(insn, &next)
-            || self.emit_load_swapped(pc, insn, &next);
+        let fused = self.emit_mov_add(insn, next)
+            || self.emit_shift_pair(insn, next)
+            || self.emit_load_swapped(pc, insn, next);
         if fused { insn.slots() + next.slots() } else { 0 }
     }
 
@@ -274,7 +274,7 @@ impl<'a> Emitter<'a> {
     /// The label of the instruction that the jump at `pc` leads to.
     pub(super) fn target(&self, pc: Pc, off: i32) -> Result<Label, JitError> {
         pc.jump(off)
-            .filter(|t| self.span.contains(t) && self.program.insns.get(*t).is_some() && self.facts.at(*t).reached)
+            .filter(|t| self.span.contains(t) && self.program.insns.get_ref(*t).is_some() && self.facts.reached(*t))
             .map(|t| Label(t.0))
             .ok_or(JitError::BadJump { pc, target: i64::from(pc.0) + 1 + i64::from(off) })
     }

@@ -79,11 +79,11 @@ impl Emitter<'_> {
             }
             (None, Insn::Alu { op: AluOp::Add, width: Width::W64, dst, src: Src::Reg(src) }) => {
                 let sum = Mem::indexed(gpr(dst), gpr(src), Scale::X1);
-                (sum, dst, Pc(pc.0 + first.slots()), *second)
+                (sum, dst, Pc(pc.0 + first.slots()), second)
             }
             _ => return 0,
         };
-        let Insn::Load { size, dst: to, base, off } = load else { return 0 };
+        let Insn::Load { size, dst: to, base, off } = *load else { return 0 };
         let Some(disp) = sum.disp.checked_add(off.into()).filter(|_| to == dst && base == dst) else { return 0 };
         if self.facts.at(load_at).record.is_some() {
             return 0;

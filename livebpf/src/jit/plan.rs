@@ -116,11 +116,11 @@ impl Plan {
             let mut needs = Needs { stack_depth, callee_saved, zeroed, ..Needs::default() };
             let mut calls = Calls::default();
             for pc in (func.start.0..func.end.0).map(Pc) {
-                let Some(insn) = program.insns.get(pc).filter(|_| facts.at(pc).reached) else { continue };
-                plan.mark_target(facts, pc, &insn);
-                needs.note(program, facts, pc, &insn);
-                calls.note(program, pc, &insn)?;
-                if let Insn::Call { helper } = insn
+                let Some(insn) = program.insns.get_ref(pc).filter(|_| facts.reached(pc)) else { continue };
+                plan.mark_target(facts, pc, insn);
+                needs.note(program, facts, pc, insn);
+                calls.note(program, pc, insn)?;
+                if let Insn::Call { helper } = *insn
                     && !facts.reads_after_calls
                 {
                     plan.mark_unused(program, facts, options, pc, helper);
@@ -175,17 +175,17 @@ impl Plan {
         while wanted != 0 {
             let Some(before) = at.0.checked_sub(1).map(Pc) else { return };
             at = before;
-            let Some(insn) = program.insns.get(at) else { continue };
-            if !facts.at(at).reached || !stays_in_line(&insn) {
+            let Some(insn) = program.insns.get_ref(at) else { continue };
+            if !facts.reached(at) || !stays_in_line(insn) {
                 return;
             }
-            let defined = pure_definition(&insn).filter(|dst| wanted & bit(*dst) != 0);
+            let defined = pure_definition(insn).filter(|dst| wanted & bit(*dst) != 0);
             match defined {
                 Some(dst) => {
                     self.mark(at, UNUSED);
                     wanted &= !bit(dst);
                 }
-                None => wanted &= !mentioned(&insn),
+                None => wanted &= !mentioned(insn),
             }
         }
     }
@@ -262,7 +262,7 @@ fn mentioned(insn: &Insn) -> u16 {
 impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
-        self.rbp |= mentioned(insn) & bit(Reg::R10) != 0;
+        self.rbp = self.rbp || mentioned(insn) & bit(Reg::R10) != 0;
         self.calls |= matches!(insn, Insn::CallSubprog { .. } | Insn::CallKfunc { .. });
         if let Insn::Call { helper } = *insn {
             let kind = call_kind(program, facts, pc, helper);

@@ -86,6 +86,12 @@ pub enum TailCall {
 }
 
 impl Facts {
+    /// Whether some path reaches the instruction at `pc`.
+    #[inline]
+    pub fn reached(&self, pc: Pc) -> bool {
+        self.insns.get(pc.index()).is_some_and(|insn| insn.reached)
+    }
+
     /// Facts about the instruction at `pc`; nothing known past the end.
     pub fn at(&self, pc: Pc) -> InsnFacts {
         self.insns.get(pc.index()).copied().unwrap_or_default()
