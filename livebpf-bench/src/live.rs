@@ -22,8 +22,12 @@ struct LiveSlots {
 struct LiveRunner {
     worker: Worker,
     caller: Program,
-    context: Context,
+    /// As many as make a batch, all of one packet.
+    contexts: Vec<Context>,
 }
+
+/// Contexts of a batch, where the packets together are small enough for the nearest cache.
+const BATCH: usize = 64;
 
 /// A program of a [`Work`].
 struct Runs {
@@ -85,7 +89,7 @@ pub fn chains(engine: Engine) -> Result<[Box<dyn Runner + Send>; 2], Error> {
 impl Runner for Runs {
     fn batch(&mut self, runs: u32) -> Result<Batch, Error> {
         if let Some(first) = self.first.take() {
-            self.runner.worker.run(&first, &mut self.runner.context)?;
+            self.runner.worker.run(&first, &mut self.runner.contexts[0])?;
         }
         if let Some((ring, _)) = &self.ring {
             ring.consume(|_| {})?;
@@ -93,10 +97,10 @@ impl Runner for Runs {
         if !self.single {
             return self.runner.batch(runs);
         }
-        let LiveRunner { worker, caller, context } = &mut self.runner;
+        let LiveRunner { worker, caller, contexts } = &mut self.runner;
         let (start, mut answer) = (Instant::now(), MISSED);
         for _ in 0..runs {
-            answer = worker.run(caller, context)?;
+            answer = worker.run(caller, &mut contexts[0])?;
         }
         let ns = start.elapsed().as_nanos() as f64 / f64::from(runs);
         Ok(Batch { ns, wall_ns: ns, answer })
@@ -123,8 +127,10 @@ fn plus_one() -> Proto {
 impl LiveRunner {
     fn new(runtime: &Runtime, caller: Program, packet: &[u8]) -> Result<LiveRunner, Error> {
         let worker = runtime.worker()?;
-        let context = Context::for_type(caller.prog_type(), packet)?;
-        Ok(LiveRunner { worker, caller, context })
+        let contexts = if packet.len() <= PACKET.len() { BATCH } else { 1 };
+        let context = |_| Context::for_type(caller.prog_type(), packet);
+        let contexts = (0..contexts).map(context).collect::<Result<_, _>>()?;
+        Ok(LiveRunner { worker, caller, contexts })
     }
 }
 
@@ -179,8 +185,11 @@ impl Runner for LiveRunner {
         let start = Instant::now();
         let mut pinned = self.worker.pin()?;
         let mut answer = MISSED;
-        for _ in 0..runs {
-            answer = pinned.run(&self.caller, &mut self.context)?;
+        let mut left = runs as usize;
+        while left > 0 {
+            let some = left.min(self.contexts.len());
+            pinned.run_batch(&self.caller, &mut self.contexts[..some], |_, verdict, _| answer = verdict)?;
+            left -= some;
         }
         drop(pinned);
         let ns = start.elapsed().as_nanos() as f64 / f64::from(runs);

@@ -23,8 +23,6 @@ pub(super) const fn gpr(r: Reg) -> Gpr {
 
 /// Functions begin at multiples of this.
 const FUNCTION_ALIGN: u8 = 16;
-/// Loop heads lie at multiples of this.
-const LOOP_ALIGN: u8 = 16;
 
 /// A [`PokeSite`] whose place is not final.
 pub(super) struct Site {
@@ -143,8 +141,8 @@ impl<'a> Emitter<'a> {
                 pc = Pc(pc.0 + insn.slots());
                 continue;
             }
-            if self.plan.is_loop_head(pc) {
-                self.asm.align(LOOP_ALIGN, 0);
+            if let Some(align) = self.plan.loop_alignment(pc) {
+                self.asm.align(align, 0);
             }
             self.asm.bind(Label(pc.0));
             open = plan::falls_through(self.facts, pc, insn).then_some(pc);
@@ -184,9 +182,8 @@ impl<'a> Emitter<'a> {
         if slots > 0 {
             return slots;
         }
-        let fused = self.emit_mov_add(insn, next)
-            || self.emit_shift_pair(insn, next)
-            || self.emit_load_swapped(pc, insn, next);
+        let fused =
+            self.emit_mov_add(insn, next) || self.emit_shift_pair(insn, next) || self.emit_load_swapped(pc, insn, next);
         if fused { insn.slots() + next.slots() } else { 0 }
     }
 

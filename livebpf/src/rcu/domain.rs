@@ -267,6 +267,11 @@ impl Shared {
         self.fork.forked()
     }
 
+    /// Where [`MARK`](crate::text::fork::MARK) is in the process that made the domain.
+    pub(super) fn fork_mark(&self) -> *const u32 {
+        self.fork.mark()
+    }
+
     /// Whether readers must fence for themselves.
     pub(super) fn readers_fence(&self) -> bool {
         !self.sync.available()

@@ -147,6 +147,13 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Where [`MARK`](crate::text::fork::MARK) is as long as [`forked`](Self::forked) answers false.
+    pub(crate) fn fork_mark(&self) -> *const u32 {
+        self.shared.fork_mark()
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         self.word.close();

@@ -48,6 +48,9 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
+    /// Bytes from its beginning to [`stack`](Self::stack), for the stub's loop.
+    pub(super) const STACK_AT: usize = std::mem::offset_of!(Generation, stack);
+
     /// The entry at `id`; 0: none.
     #[inline]
     pub(super) fn resolve(&self, id: EntryId) -> u64 {
@@ -170,6 +173,11 @@ impl Generations {
         // SAFETY: the pointer came from `into_raw`. The generation is freed a grace period after it was swapped out, and every caller is
         // inside a section, or has the turn or the update lock; it is swapped out only by who has both.
         unsafe { &*self.current.load(Ordering::Acquire) }
+    }
+
+    /// Where the pointer to the current generation is, for the stub's loop.
+    pub(super) fn pointer(&self) -> *const *const Generation {
+        std::ptr::from_ref(&self.current).cast()
     }
 
     /// The number of the current generation. It is 0 until the first transaction.

@@ -9,6 +9,9 @@
 
 use std::arch::asm;
 
+use super::generation::Generation;
+use crate::text::fork::MARK;
+
 /// Where to continue when a helper has panicked: the stack as it was at the call of generated code. Above it lie rbx and rbp, which
 /// the generated frames in between would have restored, below it the address to return to.
 ///
@@ -81,6 +84,98 @@ pub(super) unsafe fn call_back(entry: u64, args: [u64; 5], cpu: u32, landing: *m
 #[inline]
 pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, cpu: u32, landing: *mut Landing) -> u64 {
     call!(entry, cpu, landing, "rdi": r1, "rsi": r2)
+}
+
+/// Runs of one program on several contexts, one after the other, and what must stay as it is in between.
+///
+/// The field offsets are used by the assembly of [`enter_each`].
+#[repr(C)]
+pub(super) struct Series {
+    /// R1 of each run, in whose place comes R0.
+    pub words: *mut u64,
+    /// How many, at least one.
+    pub count: u64,
+    /// The one that was started last.
+    pub last: u64,
+    pub entry: u64,
+    /// The number of the CPU in the upper half.
+    pub cpu: u64,
+    /// A byte that is 0 as long as no run asks for anything; [`leave`] is always preceded by a change.
+    pub asked: *const u8,
+    pub current: *const *const Generation,
+    pub generation: *const Generation,
+    /// Bytes of stack that there are.
+    pub stack: u64,
+    /// [`MARK`] as long as this is the process that owns the code.
+    pub mark: *const u32,
+}
+
+/// Runs generated code on `series.words`, up to the end or to the first run after which something is not as before: then
+/// `series.last` says which that was. All that a loop in Rust would put away around each run stays in the registers that generated
+/// code preserves.
+///
+/// # Safety
+/// As for [`enter`], for each of the runs, when `current` still leads to `generation`, that needs no more than `stack`, and the mark
+/// is there: which holds before the first one, and is looked at before every other. All pointers are valid. When a run is left
+/// through `landing`, R0 in its place is 0.
+#[inline]
+pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) {
+    // SAFETY: as in `enter`; rbx and rbp are saved and restored here. `leave` restores rbp from the stack, as it was at the call,
+    // and nothing else; so what comes next there uses no other register before it has looked at `asked`.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "push rbx",
+            "push r11",
+            "mov rbp, r11",
+            "mov [r10], rsp",
+            "xor ebx, ebx",
+            "mov r13, [rbp]",
+            "mov r14, [rbp + 48]",
+            "mov r15, [rbp + 56]",
+            ".p2align 5",
+            "2:",
+            "mov [rbp + 16], rbx",
+            "mov rdi, [r13 + rbx * 8]",
+            "xor esi, esi",
+            "mov r12, [rbp + 32]",
+            "call [rbp + 24]",
+            "mov rcx, [rbp + 40]",
+            "cmp byte ptr [rcx], 0",
+            "jne 3f",
+            "mov [r13 + rbx * 8], rax",
+            "inc rbx",
+            "cmp [r14], r15",
+            "jne 4f",
+            "mov rdx, [rbp + 64]",
+            "cmp rdx, [r15 + {stack}]",
+            "jb 4f",
+            "mov rcx, [rbp + 72]",
+            "cmp dword ptr [rcx], {mark}",
+            "jne 4f",
+            "cmp rbx, [rbp + 8]",
+            "jb 2b",
+            "jmp 4f",
+            "3:",
+            "mov rdx, [rbp]",
+            "mov rcx, [rbp + 16]",
+            "mov [rdx + rcx * 8], rax",
+            "4:",
+            "lea rsp, [rsp + 16]",
+            "pop rbp",
+            "pop rbx",
+            stack = const Generation::STACK_AT,
+            mark = const MARK,
+            in("r10") landing,
+            in("r11") series,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+            clobber_abi("C"),
+        );
+    }
 }
 
 /// Continues behind the [`enter`] that noted `landing`, with R0 = 0 and [`Landing::left`] set. The frames in between vanish.

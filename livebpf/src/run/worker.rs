@@ -13,7 +13,7 @@ use super::host::Host;
 use super::program::{Entry, Loaded, Program};
 use super::shared::Shared;
 use super::stack;
-use super::stub::{self, Landing};
+use super::stub::{self, Landing, Series};
 use crate::context::Context;
 use crate::interp;
 use crate::map::cell::Slice;
@@ -68,6 +68,8 @@ impl Hot {
 
 /// Most runs between two looks at what is around a batch.
 const CHUNK: usize = 64;
+/// Bytes of stack that may lie between a look at what is left and generated code's first frame: far more than the stub's.
+const STUB_STACK: u64 = 1024;
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
 /// Each run still sees the updates made before it started.
@@ -314,52 +316,63 @@ impl Core {
         contexts: &mut [Context],
         mut done: impl FnMut(&mut Context, u32, &Effects),
     ) -> Result<(), RunError> {
-        let mut verdicts = [0; CHUNK];
+        let mut words = [0; CHUNK];
         let mut rest = contexts;
         while !rest.is_empty() {
-            let ran = self.run_plain_chunk(entry, rest, &mut verdicts);
+            let ran = self.run_plain_chunk(entry, rest, &mut words);
             let (chunk, more) = rest.split_at_mut(ran.max(1));
             rest = more;
             if ran == 0 {
-                verdicts[0] = self.run_checked(entry, &mut chunk[0])? as u32;
-            } else if self.asked.get() && self.take_left() {
-                return Err(panicked(entry));
+                words[0] = self.run_checked(entry, &mut chunk[0])?;
             }
+            let left = self.asked.get() && self.take_left();
             // Only the last run of a chunk has asked for anything.
             let Some((last, plain)) = chunk.split_last_mut() else { continue };
-            let asked = verdicts[plain.len()];
-            plain.iter_mut().zip(verdicts).for_each(|(ctx, verdict)| done(ctx, verdict, &NO_EFFECTS));
+            let r0 = words[plain.len()];
+            plain.iter_mut().zip(words).for_each(|(ctx, r0)| done(ctx, r0 as u32, &NO_EFFECTS));
+            if left {
+                return Err(panicked(entry));
+            }
             match self.asked.get() {
-                false => done(last, asked, &NO_EFFECTS),
-                true => done(last, asked, &self.effects.borrow()),
+                false => done(last, r0 as u32, &NO_EFFECTS),
+                true => done(last, r0 as u32, &self.effects.borrow()),
             }
         }
         Ok(())
     }
 
-    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something.
+    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something; R0 of each into `words`.
     #[inline]
-    fn run_plain_chunk(&self, entry: &Entry, contexts: &mut [Context], verdicts: &mut [u32; CHUNK]) -> usize {
-        let mut ran = 0;
+    fn run_plain_chunk(&self, entry: &Entry, contexts: &[Context], words: &mut [u64; CHUNK]) -> usize {
         if !self.is_plain(entry, self.shared.generations.current()) {
             return 0;
         }
-        current::outermost(&self.hot.current, || {
-            for (ctx, verdict) in contexts.iter_mut().zip(verdicts) {
-                let generation = self.shared.generations.current();
-                let same = generation.number() == self.hot.number.get() && stack::suffices(generation.stack());
-                if !same || ctx.prog_type() != entry.prog_type || self.reader.forked() {
-                    break;
-                }
-                // SAFETY: `is_plain` has been asked at the beginning, and nothing is different from then.
-                *verdict = unsafe { self.run_plain(ctx) } as u32;
-                ran += 1;
-                if self.asked.get() {
-                    break;
-                }
-            }
-        });
-        ran
+        let mut count = 0;
+        for (ctx, word) in
+            contexts.iter().zip(words.iter_mut()).take_while(|(ctx, _)| ctx.prog_type() == entry.prog_type)
+        {
+            *word = ctx.record_addr();
+            count += 1;
+        }
+        if count == 0 {
+            return 0;
+        }
+        let hot = &self.hot;
+        let mut series = Series {
+            words: words.as_mut_ptr(),
+            count,
+            last: 0,
+            entry: hot.address.get(),
+            cpu: u64::from(self.cpu) << 32,
+            asked: self.asked.as_ptr().cast(),
+            current: self.shared.generations.pointer(),
+            generation: hot.current.generation(),
+            stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
+            mark: self.reader.fork_mark(),
+        };
+        // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
+        current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
+        series.last as usize + 1
     }
 
     /// Whether the run that has just ended was left by a helper's panic.

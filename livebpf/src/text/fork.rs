@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::TextError;
 
 const PAGE: usize = 4096;
-const MARK: u32 = 0x6c62_7066;
+/// What the page holds in the process that made it.
+pub(crate) const MARK: u32 = 0x6c62_7066;
 
 /// A page that reads as zero in a child process.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl ForkPage {
     fn word(&self) -> &AtomicU32 {
         // SAFETY: mapped from `new` to `drop`, page-aligned, and only ever accessed atomically.
         unsafe { self.page.as_ref() }
+    }
+
+    /// Where the mark is.
+    pub(crate) fn mark(&self) -> *const u32 {
+        self.page.as_ptr().cast()
     }
 
     /// Whether this process is a child of the one that made the page.
