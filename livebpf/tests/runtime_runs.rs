@@ -464,3 +464,31 @@ fn helpers_with_numbers_that_are_taken_are_refused() {
     let error = build(FIRST_CUSTOM).helper(helper(FIRST_CUSTOM, &[]), |_| 0).build().unwrap_err();
     assert!(matches!(&error, Error::Options(why) if why.contains("twice")), "{error}");
 }
+
+extern "C" fn digits(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64) -> u64 {
+    r1 + 10 * r2 + 100 * r3 + 1000 * r4 + 10_000 * r5
+}
+
+#[test]
+fn a_plain_helper_is_called_with_five_numbers_and_takes_no_memory_that_is_not_initialised() {
+    let proto = |args: Vec<Arg>| livebpf::helper::Proto {
+        id: FIRST_CUSTOM,
+        name: "digits".to_owned(),
+        args,
+        ret: livebpf::helper::Ret::Integer,
+        changes_packet: false,
+        packet_memory: false,
+        gpl_only: false,
+    };
+    for engine in ENGINES {
+        let runtime = builder(engine).plain_helper(proto(vec![Arg::Anything; 5]), digits).build().unwrap();
+        let source = format!("r1 = 1\nr2 = 2\nr3 = 3\nr4 = 4\nr5 = 5\ncall {FIRST_CUSTOM}\nexit");
+        let program = load(&runtime, linked("calls", &source, &[]));
+        assert_eq!(run(&runtime, &program), 54_321, "{engine}");
+    }
+    for args in [vec![Arg::Out(8)], vec![Arg::MemUninit, Arg::Size]] {
+        let refused = builder(Engine::Jit).plain_helper(proto(args), digits).build().map(|_| ());
+        let text = refused.expect_err("refused").to_string();
+        assert!(text.contains("helper digits: memory that programs need not initialise"), "{text}");
+    }
+}

@@ -166,6 +166,21 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
+    /// Emits the instructions of another function in this one: plain ones, that nothing leads into the middle of.
+    pub(super) fn emit_body(&mut self, body: Range<Pc>) -> Result<(), JitError> {
+        let mut pc = body.start;
+        while pc < body.end {
+            let Some(insn) = self.program.insns.get_ref(pc) else { break };
+            self.lines.push((self.asm.pos(), pc));
+            let slots = self.emit_fused(pc, insn);
+            if slots == 0 {
+                self.emit_insn(pc, insn)?;
+            }
+            pc = Pc(pc.0 + slots.max(insn.slots()));
+        }
+        Ok(())
+    }
+
     /// Emits an instruction together with the one after it where both make one; returns how many slots that took, or 0.
     fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
         let begins_pair = match *insn {

@@ -1,6 +1,8 @@
 //! What has to be known about a program before the first byte is emitted: jump targets, loop heads, argument
 //! set-up that nothing reads, and each function's frame and calls. One pass over the instructions.
 
+use std::ops::Range;
+
 use super::frame::{Calls, Needs};
 use super::options::{JitError, Options};
 use crate::helper;
@@ -279,7 +281,14 @@ impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
         self.rbp = self.rbp || mentioned(insn) & bit(Reg::R10) != 0;
-        self.calls |= matches!(insn, Insn::CallSubprog { .. } | Insn::CallKfunc { .. });
+        self.calls |= match *insn {
+            Insn::CallSubprog { off } => {
+                let func = callee(program, pc, off).ok();
+                func.and_then(|func| inlined(program, facts, func)).is_none()
+            }
+            Insn::CallKfunc { .. } => true,
+            _ => false,
+        };
         if let Insn::Call { helper } = *insn {
             let kind = call_kind(program, facts, pc, helper);
             self.calls |= matches!(kind, CallKind::Native | CallKind::HashLookup { .. });
@@ -295,6 +304,25 @@ impl Calls {
         }
         self.tail_call |= matches!(insn, Insn::Call { helper: helper::id::TAIL_CALL });
         Ok(())
+    }
+}
+
+/// Most slots of a function that stands in place of its calls.
+const INLINED: u32 = 8;
+
+/// The instructions that a call of `func` comes to, where that is a few that are carried out one after the other, and neither need a frame
+/// nor change a register that the caller keeps.
+pub(super) fn inlined(program: &Program, facts: &Facts, func: usize) -> Option<Range<Pc>> {
+    let kept = [Reg::R6, Reg::R7, Reg::R8, Reg::R9, Reg::R10].map(bit).into_iter().fold(0, |all, one| all | one);
+    let body = program.subprogs.get(func).filter(|func| func.end.0 - func.start.0 <= INLINED)?;
+    let mut pc = body.start;
+    loop {
+        let insn = program.insns.get_ref(pc).filter(|_| pc < body.end && facts.reached(pc))?;
+        match insn {
+            Insn::Exit => return Some(body.start..pc),
+            _ if stays_in_line(insn) && mentioned(insn) & kept == 0 => pc = Pc(pc.0 + insn.slots()),
+            _ => return None,
+        }
     }
 }
 

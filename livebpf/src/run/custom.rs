@@ -7,16 +7,25 @@ use std::sync::Arc;
 
 use super::{Lent, Program, RunError, current};
 use crate::context::Context;
-use crate::helper::{Arg, Proto};
+use crate::helper::{Arg, Proto, Ret};
 use crate::map::cell::Slice;
 
 /// What an embedder's helper does.
 pub type HelperFn = dyn Fn(&HelperCall<'_>) -> u64 + Send + Sync;
 
-/// One embedder's helper: its contract and its closure.
+/// A function of R1 to R5 that programs call directly.
+pub type PlainHelper = extern "C" fn(u64, u64, u64, u64, u64) -> u64;
+
+/// What an embedder's helper is.
+pub(crate) enum Function {
+    Closure(Box<HelperFn>),
+    Plain(PlainHelper),
+}
+
+/// One embedder's helper: its contract and its function.
 pub(crate) struct Custom {
     pub(crate) proto: Proto,
-    pub(crate) function: Box<HelperFn>,
+    pub(crate) function: Function,
     /// Memory of the class that it hands out, keeps or takes back, by argument; the last is the result's.
     pub(crate) lent: [Option<Arc<Lent>>; 6],
     /// Some argument is memory that the program need not have initialised.
@@ -24,9 +33,31 @@ pub(crate) struct Custom {
 }
 
 impl Custom {
-    pub(crate) fn new(proto: Proto, function: Box<HelperFn>, lent: [Option<Arc<Lent>>; 6]) -> Custom {
+    pub(crate) fn new(proto: Proto, function: Function) -> Custom {
         let clears = proto.args.iter().any(|arg| matches!(arg, Arg::MemUninit | Arg::MemUninitOrNull | Arg::Out(_)));
-        Custom { proto, function, lent, clears }
+        Custom { proto, function, lent: Default::default(), clears }
+    }
+
+    /// Why this contract is not one of a plain function, to which nothing is done but that it is called.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        let Function::Plain(_) = self.function else { return None };
+        let lends = matches!(self.proto.ret, Ret::AcquiredOrNull { .. })
+            || self.proto.args.iter().any(|arg| matches!(arg, Arg::Borrowed(_) | Arg::Released(_)));
+        match (self.clears, lends) {
+            (true, _) => {
+                Some("memory that programs need not initialise is for closures (`helper`), which find it cleared")
+            }
+            (_, true) => Some("what is lent is for closures (`helper`), which name it by number"),
+            (false, false) => None,
+        }
+    }
+
+    /// What generated code calls.
+    pub(crate) fn address(&self) -> u64 {
+        match self.function {
+            Function::Closure(_) => shim as *const () as u64,
+            Function::Plain(function) => function as *const () as u64,
+        }
     }
 }
 
@@ -125,13 +156,20 @@ impl HelperCall<'_> {
 /// Calls `custom`; `None` when it panicked.
 #[inline]
 pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
+    let function = match &custom.function {
+        Function::Closure(function) => function,
+        Function::Plain(function) => {
+            let [r1, r2, r3, r4, r5] = args;
+            return Some(function(r1, r2, r3, r4, r5));
+        }
+    };
     let call = HelperCall { proto: &custom.proto, args, lent: &custom.lent };
     if custom.clears {
         // What the closure leaves out would show the program what native frames left on the stack.
         (0..custom.proto.args.len()).filter_map(|n| call.result(n)).for_each(Slice::clear);
     }
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
-    let result = catch_unwind(AssertUnwindSafe(|| (custom.function)(&call)));
+    let result = catch_unwind(AssertUnwindSafe(|| function(&call)));
     // Dropping what somebody panicked with could panic again.
     let answer = result.map_err(std::mem::forget).ok()?;
     // A number that is no block's is null.
@@ -142,7 +180,7 @@ pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
 }
 
 /// The native function behind every embedder's helper. `data` is the address of its [`Custom`].
-pub(crate) extern "C" fn shim(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, data: u64) -> u64 {
+extern "C" fn shim(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, data: u64) -> u64 {
     // SAFETY: generated code passes `Symbol::HelperData`, which was resolved to a `Custom` of the runtime that owns the code.
     let custom = unsafe { &*(data as *const Custom) };
     match call(custom, [r1, r2, r3, r4, r5]) {

@@ -30,7 +30,8 @@ pub use program::Program;
 pub use shared::{Engine, TraceLog};
 pub use worker::{Pinned, Worker};
 
-pub(crate) use custom::{Custom, shim as custom_shim};
+pub use custom::PlainHelper;
+pub(crate) use custom::{Custom, Function};
 pub(crate) use generation::{EntryId, Generations, MAX_GENERATIONS, MAX_PROGRAMS, Owned as OwnedGeneration};
 pub(crate) use lent::Lent;
 pub(crate) use program::{Entry, Loaded, Placement};

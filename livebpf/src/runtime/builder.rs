@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::error::Error;
 use crate::helper::{Arg, Class, FIRST_CUSTOM, Proto, Ret, Table};
 use crate::rcu::Domain;
-use crate::run::{self, Custom, Engine, HelperCall, Lent, Shared, TraceLog, Worker};
+use crate::run::{self, Custom, Engine, Function, HelperCall, Lent, PlainHelper, Shared, TraceLog, Worker};
 use crate::text::CoreSync;
 use crate::text::patch::Patcher;
 use crate::text::symbols::SymbolSink;
@@ -135,7 +135,15 @@ impl RuntimeBuilder {
     /// Adds a helper of the embedder. `proto.id` is at least [`FIRST_CUSTOM`]. The function is called on the thread that
     /// runs the program; a panic in it ends the run with [`RunError::HelperPanicked`](super::RunError::HelperPanicked).
     pub fn helper(mut self, proto: Proto, function: impl Fn(&HelperCall<'_>) -> u64 + Send + Sync + 'static) -> Self {
-        self.custom.push(Custom::new(proto, Box::new(function), Default::default()));
+        self.custom.push(Custom::new(proto, Function::Closure(Box::new(function))));
+        self
+    }
+
+    /// The same for a function that is called directly, with R1 to R5 and nothing around it: for what is called often and does little.
+    /// Addresses among its arguments are good for what the prototype says, during the call. A panic in it ends the process, as in
+    /// every `extern "C"` function. What is lent, and memory that programs need not initialise, is for [`helper`](Self::helper).
+    pub fn plain_helper(mut self, proto: Proto, function: PlainHelper) -> Self {
+        self.custom.push(Custom::new(proto, Function::Plain(function)));
         self
     }
 
@@ -180,6 +188,9 @@ impl RuntimeBuilder {
             if id < FIRST_CUSTOM || custom.contains_key(&id) {
                 let why = if id < FIRST_CUSTOM { "is reserved for built-in helpers" } else { "is given twice" };
                 return Err(Error::Options(format!("helper {}: number {id} {why}", helper.proto.name)));
+            }
+            if let Some(why) = helper.refusal() {
+                return Err(Error::Options(format!("helper {}: {why}", helper.proto.name)));
             }
             helpers.register(helper.proto.clone()).map_err(|e| Error::Options(e.to_string()))?;
             custom.insert(id, Box::new(helper));

@@ -88,7 +88,6 @@ fn jit_options(shared: &Shared, program: &Linked, load: &LoadOptions) -> jit::Op
         let arrays = maps.filter(|(_, def)| def.map_type == MapType::PROG_ARRAY && chosen(&def.name));
         arrays.map(|(id, _)| id).collect()
     };
-    let custom_shim = run::custom_shim as *const () as u64;
     jit::Options {
         tail_calls: match shared.engine {
             Engine::Interp | Engine::Slot => jit::TailCalls::Slots,
@@ -96,7 +95,7 @@ fn jit_options(shared: &Shared, program: &Linked, load: &LoadOptions) -> jit::Op
         },
         slot_maps: arrays(&|name| load.slots.contains(name)),
         count_missed: arrays(&|name| load.count_missed.get(name).copied().unwrap_or(shared.count_missed)),
-        helpers_near: run::helpers::all_near(&shared.region, custom_shim),
+        helpers_near: run::helpers::all_near(&shared.region, shared.custom.values().map(|c| c.address())),
         cpu: cpu_features(),
         blind: load.blind_constants.then(random),
     }
@@ -141,8 +140,10 @@ pub(super) fn array(maps: &[Arc<Map>], id: MapId) -> Option<&ProgArray> {
 fn resolve(shared: &Shared, maps: &[Arc<Map>], tables: Tables<'_>, symbol: Symbol) -> Option<u64> {
     let map = |id: MapId| maps.get(id.0 as usize);
     match symbol {
-        Symbol::Helper(id) if shared.custom.contains_key(&id) => Some(run::custom_shim as *const () as u64),
-        Symbol::Helper(id) => run::helpers::native(id).map(|h| h.shim as *const () as u64),
+        Symbol::Helper(id) => match shared.custom.get(&id) {
+            Some(custom) => Some(custom.address()),
+            None => run::helpers::native(id).map(|h| h.shim as *const () as u64),
+        },
         Symbol::HelperData(id) => shared.custom.get(&id).map(|c| std::ptr::from_ref(&**c) as u64),
         Symbol::Map(id) => map(id).map(|map| match map.prog_array() {
             Some(array) => tables(array).header_addr(),

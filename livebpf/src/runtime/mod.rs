@@ -53,6 +53,6 @@ pub use upgrade::{Upgrade, UpgradeOptions};
 
 pub use crate::map::prog_array::missed::Missed;
 pub use crate::run::{
-    Cloned, Effects, Engine, HelperCall, Pinned, Program, Redirect, RunError, Target, TraceLog, Worker,
+    Cloned, Effects, Engine, HelperCall, Pinned, PlainHelper, Program, Redirect, RunError, Target, TraceLog, Worker,
 };
 pub use crate::text::symbols::{CodeSymbol, SymbolSink};

@@ -215,8 +215,8 @@ pub(crate) fn anchor() -> u64 {
     anchor as *const () as u64
 }
 
-/// Whether `region` reaches every built-in helper and `extra` by `call rel32`.
-pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
+/// Whether `region` reaches every built-in helper and those at `others` by `call rel32`.
+pub(crate) fn all_near(region: &crate::text::Region, others: impl Iterator<Item = u64>) -> bool {
     /// The lowest and the highest address of a helper: what reaches both reaches all.
     static BOUNDS: LazyLock<[u64; 2]> = LazyLock::new(|| {
         let builtin = crate::helper::Table::builtin();
@@ -225,7 +225,7 @@ pub(crate) fn all_near(region: &crate::text::Region, extra: u64) -> bool {
         let shims = ids.filter_map(native).map(|h| h.shim as *const () as u64);
         shims.fold([u64::MAX, 0], |[low, high], at| [low.min(at), high.max(at)])
     });
-    BOUNDS.iter().chain([&extra]).all(|address| region.reaches(*address))
+    BOUNDS.into_iter().chain(others).all(|address| region.reaches(address))
 }
 
 #[cfg(test)]
