@@ -11,7 +11,7 @@ use livebpf::jit::x64::{Gpr, Size};
 use livebpf::jit::{self, Code, JitError, MAX_LOOPS, Symbol};
 use livebpf::link::{MapId, Program, Subprogram};
 use livebpf::object::{MapDef, MapType};
-use livebpf::verify::{Facts, FuncFacts, InsnFacts, Verified};
+use livebpf::verify::{Facts, FuncFacts, InsnFacts, Known, Verified};
 
 fn assemble(listing: &str) -> Insns {
     text::assemble(listing).expect("assembles")
@@ -106,7 +106,7 @@ fn array_lookups() {
         let mut program = bare(assemble("r2 = r1\nr1 = map[idx:0]\ncall 1\nexit"));
         program.maps = vec![Arc::new(MapDef::new("m", MapType::ARRAY, 4, value_size, entries))];
         let mut facts = plain_facts(&program);
-        facts.insns[3].map = Some(MapId(0));
+        facts.insns[3].known = Some(Known::Map(MapId(0)));
         let code = compile(&program, facts).expect("compiles");
         let mut exec = Exec::new();
         let values = 0x7000_0000_0000;

@@ -28,7 +28,7 @@ use livebpf::insn::{Pc, Size, text};
 use livebpf::jit::{self, Code, FrameInfo, Options, RelocKind, Symbol, TailCalls};
 use livebpf::link::{MapId, Program, Subprogram};
 use livebpf::object::{MapDef, MapType};
-use livebpf::verify::{Facts, TailCall, Verified};
+use livebpf::verify::{Facts, Known, TailCall, Verified};
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
@@ -128,11 +128,12 @@ fn subprogs(program: &Program, starts: &[u32]) -> Vec<Subprogram> {
 fn set_fact(facts: &mut Facts, words: &[&str]) {
     let fact = &mut facts.insns[number::<usize>(words.first())];
     let map = || MapId(number(words.get(2)));
+    let tail_call = |call| Some(Known::TailCall(call));
     match words[1] {
-        "direct" => fact.tail_call = Some(TailCall::Direct { map: map(), index: number(words.get(3)) }),
-        "indirect" => fact.tail_call = Some(TailCall::Indirect { map: map() }),
-        "dynamic" => fact.tail_call = Some(TailCall::Dynamic),
-        "map" => fact.map = Some(map()),
+        "direct" => fact.known = tail_call(TailCall::Direct { map: map(), index: number(words.get(3)) }),
+        "indirect" => fact.known = tail_call(TailCall::Indirect { map: map() }),
+        "dynamic" => fact.known = tail_call(TailCall::Dynamic),
+        "map" => fact.known = Some(Known::Map(map())),
         "record" => {
             let size = match words[3] {
                 "1" => Size::B,
@@ -140,10 +141,10 @@ fn set_fact(facts: &mut Facts, words: &[&str]) {
                 "4" => Size::W,
                 _ => Size::DW,
             };
-            fact.record = Some(RecordAccess { offset: number(words.get(2)), size });
+            fact.known = Some(Known::Record(RecordAccess { offset: number(words.get(2)), size }));
         }
-        "always" => fact.always = Some(true),
-        "never" => fact.always = Some(false),
+        "always" => fact.known = Some(Known::Always(true)),
+        "never" => fact.known = Some(Known::Always(false)),
         "dead" => fact.reached = false,
         other => panic!("fact {other}"),
     }

@@ -11,7 +11,7 @@ use livebpf::insn::{AluOp, Cond, Imm64, Insn, Insns, Pc, Reg, Size, Src, Width, 
 use livebpf::jit::{self, Code, CpuFeatures, Options, PokeSite, Symbol, TailCalls};
 use livebpf::link::{MapId, Program, Subprogram};
 use livebpf::object::{MapDef, MapType};
-use livebpf::verify::{TailCall, Verified};
+use livebpf::verify::{Known, TailCall, Verified};
 
 const SLOTS: u32 = 5;
 
@@ -71,15 +71,15 @@ impl Loaded {
     fn counting(program: Program, form: Form, counts: bool) -> Loaded {
         let verified = Verified::without_proof(program).expect("well-formed");
         let mut facts = verified.facts().clone();
-        let change = |fact: &mut Option<TailCall>| {
-            let Some(TailCall::Direct { map, .. }) = *fact else { return };
+        let change = |fact: &mut Option<Known>| {
+            let Some(Known::TailCall(TailCall::Direct { map, .. })) = *fact else { return };
             match form {
                 Form::Patched | Form::Slot => {}
-                Form::Indirect => *fact = Some(TailCall::Indirect { map }),
-                Form::Dynamic => *fact = Some(TailCall::Dynamic),
+                Form::Indirect => *fact = Some(Known::TailCall(TailCall::Indirect { map })),
+                Form::Dynamic => *fact = Some(Known::TailCall(TailCall::Dynamic)),
             }
         };
-        facts.insns.iter_mut().for_each(|f| change(&mut f.tail_call));
+        facts.insns.iter_mut().for_each(|f| change(&mut f.known));
         let verified = Verified::with_facts(verified.program().clone(), facts);
         let tail_calls = if form == Form::Slot { TailCalls::Slots } else { TailCalls::Patched };
         let count_missed = if counts { vec![MapId(0)] } else { Vec::new() };
@@ -106,7 +106,7 @@ impl Loaded {
         let mut loaded = Loaded::counting(program.clone(), Form::Patched, true);
         let verified = Verified::without_proof(program).expect("well-formed");
         let mut facts = verified.facts().clone();
-        facts.insns[pc.index()].tail_call = Some(form);
+        facts.insns[pc.index()].known = Some(Known::TailCall(form));
         let verified = Verified::with_facts(verified.program().clone(), facts);
         let options = Options { count_missed: vec![MapId(0)], ..options(cpus()[0]) };
         loaded.code = jit::compile(&verified, &options).expect("compiles");
@@ -319,10 +319,10 @@ fn indices_and_what_a_failure_leaves() {
     for form in [Form::Indirect, Form::Dynamic] {
         let program = with_array(text::assemble(listing).expect("assembles"), SLOTS);
         let verified = Verified::without_proof(program.clone()).expect("well-formed");
-        assert_eq!(verified.facts().at(Pc(7)).tail_call, Some(TailCall::Indirect { map: MapId(0) }));
+        assert_eq!(verified.facts().at(Pc(7)).tail_call(), Some(TailCall::Indirect { map: MapId(0) }));
         let mut facts = verified.facts().clone();
         if form == Form::Dynamic {
-            facts.insns[7].tail_call = Some(TailCall::Dynamic);
+            facts.insns[7].known = Some(Known::TailCall(TailCall::Dynamic));
         }
         let mut loaded = Loaded::new(program, Form::Patched);
         let code = jit::compile(&Verified::with_facts(verified.program().clone(), facts), &options(cpus()[0]))

@@ -213,7 +213,7 @@ fn tail_call(listing: &str) -> Option<TailCall> {
     let verified = accepted(&format!("{TWO_ARRAYS}{listing}"));
     let facts = verified.facts();
     assert!(facts.has_tail_call);
-    facts.insns.iter().find_map(|i| i.tail_call)
+    facts.insns.iter().find_map(|i| i.tail_call())
 }
 
 #[test]
@@ -290,9 +290,9 @@ exit",
     assert!(main.calls_subprog && !main.calls_helper && !main.tail_call);
     assert_eq!((sub.stack_depth, sub.callee_saved), (0, [false, false, false, true]));
     assert!(sub.calls_helper && !sub.calls_subprog);
-    assert_eq!(facts.at(Pc(2)).always, Some(true));
+    assert_eq!(facts.at(Pc(2)).always(), Some(true));
     assert!(!facts.at(Pc(3)).reached);
-    let record = facts.at(Pc(5)).record.expect("a context access");
+    let record = facts.at(Pc(5)).record().expect("a context access");
     assert_eq!((record.offset, record.size.bytes()), (0, 8));
     assert!(!facts.changes_packet && !facts.has_tail_call);
 }

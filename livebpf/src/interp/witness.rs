@@ -76,7 +76,7 @@ mod on {
             if !fact.reached {
                 return Err(FaultKind::Claim("an instruction that no path reaches is executed".to_owned()));
             }
-            if let (Insn::Jmp { cond, width, dst, src, .. }, Some(always)) = (insn, fact.always)
+            if let (Insn::Jmp { cond, width, dst, src, .. }, Some(always)) = (insn, fact.always())
                 && alu::taken(cond, width, self.reg(dst), self.src(src)) != always
             {
                 return Err(FaultKind::Claim(format!("a jump that always has the outcome {always} has the other one")));

@@ -59,7 +59,7 @@ impl Emitter<'_> {
     ) -> Result<(), JitError> {
         let Some(off) = plan::taken(self.facts, pc, insn) else { return Ok(()) };
         let target = self.target(pc, off)?;
-        if self.facts.at(pc).always == Some(true) {
+        if self.facts.at(pc).always() == Some(true) {
             self.asm.jmp(target);
             return Ok(());
         }

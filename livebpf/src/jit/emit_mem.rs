@@ -56,7 +56,7 @@ impl Emitter<'_> {
 
     /// Where an access really goes: context accesses go to the record.
     fn place(&self, pc: Pc, size: insn::Size, base: Reg, off: i16) -> (Mem, Size) {
-        match self.facts.at(pc).record {
+        match self.facts.at(pc).record() {
             Some(at) => (Mem::new(gpr(base), at.offset as i32), mem_size(at.size)),
             None => (Mem::new(gpr(base), off.into()), mem_size(size)),
         }
@@ -85,7 +85,7 @@ impl Emitter<'_> {
         };
         let Insn::Load { size, dst: to, base, off } = *load else { return 0 };
         let Some(disp) = sum.disp.checked_add(off.into()).filter(|_| to == dst && base == dst) else { return 0 };
-        if self.facts.at(load_at).record.is_some() {
+        if self.facts.at(load_at).record().is_some() {
             return 0;
         }
         self.emit_zero_extended_load(mem_size(size), gpr(dst), Mem { disp, ..sum });
@@ -116,7 +116,7 @@ impl Emitter<'_> {
         else {
             return false;
         };
-        if size != swapped || dst != swap_dst || op == EndianOp::ToLe || self.facts.at(pc).record.is_some() {
+        if size != swapped || dst != swap_dst || op == EndianOp::ToLe || self.facts.at(pc).record().is_some() {
             return false;
         }
         let mem = Mem::new(gpr(base), off.into());

@@ -6,10 +6,10 @@ use std::ops::Range;
 use super::frame::{Calls, Needs};
 use super::options::{JitError, Options};
 use crate::helper;
-use crate::insn::{Imm64, Insn, Pc, Reg, Src};
+use crate::insn::{Imm64, Insn, Pc, Reg};
 use crate::link::{MapId, Program};
 use crate::object::MapType;
-use crate::verify::{Facts, FuncFacts, TailCall};
+use crate::verify::{self, Facts, FuncFacts, TailCall};
 
 /// Some jump leads here.
 const TARGET: u8 = 1;
@@ -51,8 +51,8 @@ pub(super) enum CallKind {
 /// How the call of `helper` at `pc` is compiled.
 pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -> CallKind {
     let at = facts.at(pc);
-    match (helper, at.map) {
-        (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call.unwrap_or(TailCall::Dynamic)),
+    match (helper, at.map()) {
+        (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call().unwrap_or(TailCall::Dynamic)),
         (helper::id::GET_SMP_PROCESSOR_ID, _) => CallKind::Cpu,
         (helper::id::MAP_LOOKUP_ELEM, Some(map)) => lookup_kind(program, map),
         _ => CallKind::Native,
@@ -81,7 +81,7 @@ pub(super) fn taken(facts: &Facts, pc: Pc, insn: &Insn) -> Option<i32> {
     match *insn {
         Insn::Ja { off } | Insn::MayGoto { off } => Some(off.into()),
         Insn::JaL { off } => Some(off),
-        Insn::Jmp { off, .. } => (facts.at(pc).always != Some(false)).then_some(off.into()),
+        Insn::Jmp { off, .. } => (facts.at(pc).always() != Some(false)).then_some(off.into()),
         Insn::Alu { .. }
         | Insn::Neg { .. }
         | Insn::Mov { .. }
@@ -106,7 +106,7 @@ pub(super) fn taken(facts: &Facts, pc: Pc, insn: &Insn) -> Option<i32> {
 
 /// Whether the instruction after the one at `pc` can follow it.
 pub(super) fn falls_through(facts: &Facts, pc: Pc, insn: &Insn) -> bool {
-    let always = matches!(insn, Insn::Jmp { .. }) && facts.at(pc).always == Some(true);
+    let always = matches!(insn, Insn::Jmp { .. }) && facts.at(pc).always() == Some(true);
     !always && !matches!(insn, Insn::Ja { .. } | Insn::JaL { .. } | Insn::Exit)
 }
 
@@ -250,31 +250,14 @@ fn bit(r: Reg) -> u16 {
     1 << r.number()
 }
 
-fn src_bit(src: Src) -> u16 {
-    match src {
-        Src::Reg(r) => bit(r),
-        Src::Imm(_) => 0,
-    }
-}
-
-/// The registers that the instruction names, as bits by number.
+/// The registers that the instruction names or changes, as bits by number.
 fn mentioned(insn: &Insn) -> u16 {
-    match *insn {
-        Insn::Alu { dst, src, .. } | Insn::Mov { dst, src, .. } | Insn::Jmp { dst, src, .. } => bit(dst) | src_bit(src),
-        Insn::Neg { dst, .. } | Insn::Endian { dst, .. } | Insn::LoadImm64 { dst, .. } => bit(dst),
-        Insn::MovSx { dst, src, .. } => bit(dst) | bit(src),
-        Insn::Load { dst, base, .. } | Insn::LoadSx { dst, base, .. } | Insn::LoadAcquire { dst, base, .. } => {
-            bit(dst) | bit(base)
-        }
-        Insn::Store { base, src, .. } => bit(base) | src_bit(src),
-        Insn::StoreRelease { base, src, .. } => bit(base) | bit(src),
-        Insn::Atomic { base, src, .. } => bit(base) | bit(src) | bit(Reg::R0),
-        Insn::LoadAbs { .. } => bit(Reg::R0) | bit(Reg::R6),
-        Insn::LoadInd { src, .. } => bit(Reg::R0) | bit(Reg::R6) | bit(src),
-        Insn::CallX { reg } => bit(reg),
-        Insn::Ja { .. } | Insn::JaL { .. } | Insn::MayGoto { .. } | Insn::Exit => 0,
+    let unnamed = match insn {
         Insn::Call { .. } | Insn::CallSubprog { .. } | Insn::CallKfunc { .. } => 0x3f,
-    }
+        Insn::Atomic { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => bit(Reg::R0),
+        _ => 0,
+    };
+    verify::mentioned(insn) | unnamed
 }
 
 impl Needs {

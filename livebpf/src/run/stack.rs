@@ -24,6 +24,15 @@ pub(super) fn remaining() -> Option<u64> {
 /// Whether at least so many bytes are left; true where nothing is known.
 #[inline]
 pub(super) fn suffices(wanted: u64) -> bool {
+    let here = 0u8;
+    let (low, high) = BOUNDS.get();
+    let left = (&raw const here as u64).wrapping_sub(low);
+    // Not so before the first time, nor outside of the thread's own stack.
+    left >= wanted && left < high.wrapping_sub(low) || looks_sufficient(wanted)
+}
+
+#[cold]
+fn looks_sufficient(wanted: u64) -> bool {
     remaining().is_none_or(|left| left >= wanted)
 }
 

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::current::{self, Current};
 use super::effects::Effects;
@@ -19,6 +20,7 @@ use crate::interp;
 use crate::map::cell::Slice;
 use crate::map::prog_array::Execution;
 use crate::rcu::{Reader, Section};
+use crate::text::fork::MARK;
 
 /// Most runs inside each other on one thread.
 const MAX_DEPTH: u32 = 8;
@@ -53,6 +55,8 @@ struct Hot {
     address: Cell<u64>,
     current: Current,
     landing: UnsafeCell<Landing>,
+    /// [`MARK`](crate::text::fork::MARK) is there as long as this is the process that owns the code.
+    mark: *const AtomicU32,
 }
 
 // SAFETY: its pointers are used during a run only, in which the worker is on one thread, after they have been found to be those of
@@ -60,9 +64,17 @@ struct Hot {
 unsafe impl Send for Hot {}
 
 impl Hot {
-    fn new() -> Hot {
+    fn new(reader: &Reader) -> Hot {
         let (serial, number, address) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default() }
+        let mark = reader.fork_mark().cast();
+        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default(), mark }
+    }
+
+    /// Whether this is a fork's child.
+    #[inline]
+    fn forked(&self) -> bool {
+        // SAFETY: the reader, which the worker has, keeps the page; it is only ever accessed atomically.
+        unsafe { &*self.mark }.load(Ordering::Relaxed) != MARK
     }
 }
 
@@ -88,7 +100,7 @@ impl Worker {
         let _ = stack::remaining();
         let reader = shared.domain.reader();
         let (effects, asked, declared) = (RefCell::default(), Cell::new(false), BTreeMap::new());
-        let hot = Hot::new();
+        let hot = Hot::new(&reader);
         let shared = shared.clone();
         Ok(Worker { core: Box::new(Core { shared, reader, cpu, effects, asked, cookie: 0, declared, hot }) })
     }
@@ -274,7 +286,7 @@ impl Core {
     fn is_plain(&self, entry: &Entry, generation: &Generation) -> bool {
         let hot = &self.hot;
         current::outside()
-            && !self.reader.forked()
+            && !hot.forked()
             && (!self.asked.get() || self.forget_effects())
             && stack::suffices(generation.stack())
             && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
@@ -368,7 +380,7 @@ impl Core {
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
             stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
-            mark: self.reader.fork_mark(),
+            mark: hot.mark.cast(),
         };
         // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
         current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });

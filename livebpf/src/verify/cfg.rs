@@ -103,8 +103,9 @@ pub(super) fn written(insn: &Insn) -> Option<Reg> {
     }
 }
 
-/// Every register an instruction names.
-pub(super) fn mentioned(insn: &Insn) -> u16 {
+/// Every register an instruction names, as bits by number.
+#[inline]
+pub(crate) fn mentioned(insn: &Insn) -> u16 {
     let bit = |r: Reg| 1u16 << r.index();
     let src_bit = |s: Src| match s {
         Src::Reg(r) => bit(r),

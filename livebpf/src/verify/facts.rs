@@ -56,14 +56,40 @@ pub struct FuncFacts {
 pub struct InsnFacts {
     /// Some path reaches it. Unreached code is dead and need not be emitted.
     pub reached: bool,
+    /// What else is known, which depends on the kind of instruction.
+    pub known: Option<Known>,
+}
+
+/// What is known about an instruction. One of them, since programs have as many of these as instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
     /// A load or store through the context: where it lands in the record.
-    pub record: Option<RecordAccess>,
+    Record(RecordAccess),
     /// A helper call whose map argument is this map on every path.
-    pub map: Option<MapId>,
-    /// A tail call: what is known about it.
-    pub tail_call: Option<TailCall>,
-    /// A conditional jump that goes the same way on every path: `Some(true)` is always taken.
-    pub always: Option<bool>,
+    Map(MapId),
+    /// A tail call.
+    TailCall(TailCall),
+    /// A conditional jump that goes the same way on every path: `true` is always taken.
+    Always(bool),
+}
+
+impl InsnFacts {
+    /// [`Known::Record`].
+    pub fn record(&self) -> Option<RecordAccess> {
+        if let Some(Known::Record(access)) = self.known { Some(access) } else { None }
+    }
+    /// [`Known::Map`].
+    pub fn map(&self) -> Option<MapId> {
+        if let Some(Known::Map(map)) = self.known { Some(map) } else { None }
+    }
+    /// [`Known::TailCall`].
+    pub fn tail_call(&self) -> Option<TailCall> {
+        if let Some(Known::TailCall(call)) = self.known { Some(call) } else { None }
+    }
+    /// [`Known::Always`].
+    pub fn always(&self) -> Option<bool> {
+        if let Some(Known::Always(taken)) = self.known { Some(taken) } else { None }
+    }
 }
 
 /// How a tail call is to be compiled.
@@ -95,5 +121,13 @@ impl Facts {
     /// Facts about the instruction at `pc`; nothing known past the end.
     pub fn at(&self, pc: Pc) -> InsnFacts {
         self.insns.get(pc.index()).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn facts_about_an_instruction_are_small() {
+        assert!(size_of::<super::InsnFacts>() <= 16, "{}", size_of::<super::InsnFacts>());
     }
 }

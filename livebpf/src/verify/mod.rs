@@ -38,7 +38,8 @@ mod tnum;
 mod unproven;
 mod untrusted;
 
-pub use facts::{Facts, FuncFacts, InsnFacts, TailCall};
+pub(crate) use cfg::mentioned;
+pub use facts::{Facts, FuncFacts, InsnFacts, Known, TailCall};
 pub use log::Log;
 pub use reject::{Decision, Origin, Place, Rejection, Rule};
 

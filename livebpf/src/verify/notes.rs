@@ -3,7 +3,7 @@
 //! A fact is joined from every state that is visited; a state that is pruned is covered by one that was visited,
 //! so every fact holds on all paths.
 
-use super::facts::{Facts, InsnFacts, TailCall};
+use super::facts::{Facts, InsnFacts, Known, TailCall};
 use super::reject::{Fail, Rule, Step};
 use crate::context::{RecordAccess, SocketView};
 use crate::insn::{Pc, Reg};
@@ -124,25 +124,30 @@ impl Notes {
     pub fn finish(&self, facts: &mut Facts, is_tail_call: impl Fn(Pc) -> bool) {
         facts.insns = Vec::with_capacity(self.insns.len());
         for (i, note) in self.insns.iter().enumerate() {
-            let map = match note.map {
-                Seen::Only(map) => Some(map),
-                Seen::Never | Seen::Several => None,
-            };
-            let always = match (note.taken, note.fallen) {
-                (true, false) => Some(true),
-                (false, true) => Some(false),
-                (true, true) | (false, false) => None,
-            };
-            let mut fact = InsnFacts { reached: note.reached, record: note.record, map, tail_call: None, always };
-            if note.reached && is_tail_call(Pc(i as u32)) {
-                fact.map = None;
-                fact.tail_call = Some(match (map, note.index) {
-                    (Some(map), Seen::Only(Some(index))) => TailCall::Direct { map, index },
-                    (Some(map), _) => TailCall::Indirect { map },
-                    (None, _) => TailCall::Dynamic,
-                });
-            }
-            facts.insns.push(fact);
+            let is_tail_call = note.reached && is_tail_call(Pc(i as u32));
+            facts.insns.push(InsnFacts { reached: note.reached, known: note.known(is_tail_call) });
+        }
+    }
+}
+
+impl Note {
+    fn known(&self, is_tail_call: bool) -> Option<Known> {
+        let map = match self.map {
+            Seen::Only(map) => Some(map),
+            Seen::Never | Seen::Several => None,
+        };
+        if is_tail_call {
+            return Some(Known::TailCall(match (map, self.index) {
+                (Some(map), Seen::Only(Some(index))) => TailCall::Direct { map, index },
+                (Some(map), _) => TailCall::Indirect { map },
+                (None, _) => TailCall::Dynamic,
+            }));
+        }
+        match (self.taken, self.fallen) {
+            (true, false) => Some(Known::Always(true)),
+            (false, true) => Some(Known::Always(false)),
+            // No jump, or one that goes both ways.
+            (false, false) | (true, true) => self.record.map(Known::Record).or(map.map(Known::Map)),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! cannot go astray), its memory accesses are not.
 
 use super::cfg::{Flow, mentioned};
-use super::facts::{Facts, TailCall};
+use super::facts::{Facts, Known, TailCall};
 use super::reject::{Rejection, Rule};
 use super::{MAX_STACK, Verified};
 use crate::helper;
@@ -41,7 +41,7 @@ impl Verified {
                 Insn::Call { helper: helper::id::TAIL_CALL } => {
                     func.tail_call = true;
                     facts.has_tail_call = true;
-                    fact.tail_call = Some(tail_call_before(&program, &flow, pc));
+                    fact.known = Some(Known::TailCall(tail_call_before(&program, &flow, pc)));
                 }
                 Insn::Call { .. } | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => func.calls_helper = true,
                 Insn::CallSubprog { .. } => func.calls_subprog = true,

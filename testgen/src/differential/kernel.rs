@@ -261,7 +261,7 @@ pub(super) fn reads_upper_bytes(proof: &Verified) -> bool {
             Insn::Load { size, off, .. } => {
                 let (at, inside) = (i32::from(off) & !3, i32::from(off) & 3);
                 let kept = KEPT.iter().find(|(field, _)| *field == at).map_or(4, |(_, bytes)| *bytes);
-                proof.facts().at(pc).record.is_some() && inside > 0 && size.bytes() >= kept && size.bytes() < 4
+                proof.facts().at(pc).record().is_some() && inside > 0 && size.bytes() >= kept && size.bytes() < 4
             }
             _ => false,
         })
