@@ -238,11 +238,11 @@ mod tests {
             long += u32::from(multiplier >> 32 != 0);
             let near = (u32::MAX / divisor).wrapping_mul(divisor);
             for x in [0, 1, divisor - 1, divisor, near, near.wrapping_sub(1), u32::MAX, random(), random()] {
-                let quotient = (u128::from(x) * u128::from(multiplier) >> shift) as u32;
+                let quotient = ((u128::from(x) * u128::from(multiplier)) >> shift) as u32;
                 assert_eq!(quotient, x / divisor, "{x} / {divisor}");
                 if multiplier >> 32 != 0 {
                     // As it is computed: nothing is lost in 64 bits.
-                    let high = u64::from(x) * (multiplier & 0xffff_ffff) >> 32;
+                    let high = (u64::from(x) * (multiplier & 0xffff_ffff)) >> 32;
                     assert_eq!(((high + u64::from(x)) >> (shift - 32)) as u32, x / divisor, "{x} / {divisor}");
                 }
             }

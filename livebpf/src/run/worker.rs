@@ -55,7 +55,7 @@ struct Hot {
     address: Cell<u64>,
     current: Current,
     landing: UnsafeCell<Landing>,
-    /// [`MARK`](crate::text::fork::MARK) is there as long as this is the process that owns the code.
+    /// [`MARK`] is there as long as this is the process that owns the code.
     mark: *const AtomicU32,
 }
 

@@ -227,7 +227,7 @@ fn check(code: &Code, unaligned: bool) -> Result<(), TextError> {
             if !code.bytes[at as usize..].starts_with(opcode) {
                 return malformed(at, "a site is not cmp r12d, imm8 (41 83 fc) and jmp rel32 (e9)");
             }
-            if field % size != 0 && !unaligned {
+            if !field.is_multiple_of(size) && !unaligned {
                 return malformed(at, "the rel32 of a site is not on a 4-byte boundary");
             }
             fields.push(u64::from(at)..field + size);
