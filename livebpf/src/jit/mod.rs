@@ -3,8 +3,11 @@
 //! Three layers, each ignorant of the one above: [`x64`] encodes instructions and knows no BPF; the `emit_*` files
 //! turn one construct each into instructions and know no ModRM; [`compile`] walks the program.
 //!
-//! Registers: R0 rax, R1-R5 rdi rsi rdx rcx r8, R6-R9 rbx r13 r14 r15, R10 rbp. Scratch: r9, r10, r11. r12d is the
-//! invocation's tail-call count: generated code increments it and does nothing else to it.
+//! Registers: R0 rax, R1-R5 rdi rsi rdx rcx r8, R6-R9 rbx r13 r14 r15, R10 rbp. Scratch: r9, r10, r11. The low half of r12 is
+//! the invocation's tail-call count: generated code increments it and does nothing else to it. The high half is the number of the
+//! CPU that the run counts as, for lookups of per-CPU values and `bpf_get_smp_processor_id`.
+//!
+//! Nothing is emitted for hooks: attaching one makes a new image, whose entry calls it.
 
 pub mod code;
 mod emit;
