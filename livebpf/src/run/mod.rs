@@ -13,6 +13,7 @@ mod error;
 mod generation;
 pub mod helpers;
 mod host;
+mod hot;
 mod lent;
 mod program;
 mod registry;

@@ -1,26 +1,25 @@
 //! A thread's licence to run programs: its reader record, its CPU number, and the way into the code.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::current::{self, Current};
 use super::effects::Effects;
 use super::error::RunError;
 use super::generation::Generation;
 use super::host::Host;
+use super::hot::Hot;
 use super::program::{Entry, Loaded, Program};
 use super::shared::Shared;
 use super::stack;
-use super::stub::{self, Landing, Series};
+use super::stub::{self, Landing};
 use crate::context::Context;
 use crate::interp;
 use crate::map::cell::Slice;
 use crate::map::prog_array::Execution;
 use crate::rcu::{Reader, Section};
-use crate::text::fork::MARK;
 
 /// Most runs inside each other on one thread.
 const MAX_DEPTH: u32 = 8;
@@ -34,54 +33,17 @@ pub struct Worker {
 /// What a worker and the runs nested in its runs share.
 pub(super) struct Core {
     /// Declared first: with the last handle of the runtime goes its reclaimer, which waits for every reader there still is.
-    reader: Reader,
-    shared: Arc<Shared>,
-    cpu: u32,
+    pub(super) reader: Reader,
+    pub(super) shared: Arc<Shared>,
+    pub(super) cpu: u32,
     /// What the last outermost run asked for; `asked`: it is not empty.
-    effects: RefCell<Effects>,
-    asked: Cell<bool>,
+    pub(super) effects: RefCell<Effects>,
+    pub(super) asked: Cell<bool>,
     cookie: u64,
     /// Memory that programs may probe, by its address; no two overlap.
     declared: BTreeMap<u64, Vec<u8>>,
-    hot: Hot,
+    pub(super) hot: Hot,
 }
-
-/// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
-struct Hot {
-    /// [`Entry::serial`]; 0: nothing is prepared.
-    serial: Cell<u64>,
-    /// The generation's number.
-    number: Cell<u64>,
-    address: Cell<u64>,
-    current: Current,
-    landing: UnsafeCell<Landing>,
-    /// [`MARK`] is there as long as this is the process that owns the code.
-    mark: *const AtomicU32,
-}
-
-// SAFETY: its pointers are used during a run only, in which the worker is on one thread, after they have been found to be those of
-// the program that is run and of the current generation.
-unsafe impl Send for Hot {}
-
-impl Hot {
-    fn new(reader: &Reader) -> Hot {
-        let (serial, number, address) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let mark = reader.fork_mark().cast();
-        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default(), mark }
-    }
-
-    /// Whether this is a fork's child.
-    #[inline]
-    fn forked(&self) -> bool {
-        // SAFETY: the reader, which the worker has, keeps the page; it is only ever accessed atomically.
-        unsafe { &*self.mark }.load(Ordering::Relaxed) != MARK
-    }
-}
-
-/// Most runs between two looks at what is around a batch.
-const CHUNK: usize = 64;
-/// Bytes of stack that may lie between a look at what is left and generated code's first frame: far more than the stub's.
-const STUB_STACK: u64 = 1024;
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
 /// Each run still sees the updates made before it started.
@@ -226,9 +188,6 @@ impl Pinned<'_> {
     }
 }
 
-/// Of most runs.
-static NO_EFFECTS: Effects = Effects { redirect: None, clones: Vec::new(), retval: 0, tunnel: None };
-
 impl Core {
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
@@ -249,7 +208,7 @@ impl Core {
     }
     /// False where a signal handler's run meets the change that it interrupts.
     #[cold]
-    fn forget_effects(&self) -> bool {
+    pub(super) fn forget_effects(&self) -> bool {
         let forgotten = self.effects.try_borrow_mut().map(|mut effects| *effects = Effects::default()).is_ok();
         self.asked.set(!forgotten);
         forgotten
@@ -280,129 +239,10 @@ impl Core {
         if self.asked.get() && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
     }
 
-    /// Whether `entry`'s runs in this generation are what [`Hot`] is prepared for, now at the latest; false where the run is to be
-    /// looked at closely: it is not of machine code of this runtime, or is inside another one. Then what the last run asked for is forgotten.
-    #[inline]
-    fn is_plain(&self, entry: &Entry, generation: &Generation) -> bool {
-        let hot = &self.hot;
-        current::outside()
-            && !hot.forked()
-            && (!self.asked.get() || self.forget_effects())
-            && stack::suffices(generation.stack())
-            && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
-                || self.prepare(entry, generation))
-    }
-
-    #[cold]
-    fn prepare(&self, entry: &Entry, generation: &Generation) -> bool {
-        let address = generation.resolve(entry.id);
-        let known = entry.native && entry.runtime == self.shared.token() && address != 0;
-        if known {
-            let hot = &self.hot;
-            hot.serial.set(entry.serial);
-            hot.number.set(generation.number());
-            hot.address.set(address);
-            hot.current.set(entry, self, generation);
-            hot.current.landing.set(hot.landing.get());
-        }
-        known
-    }
-
-    /// Runs what [`is_plain`](Self::is_plain) has been asked about just now.
-    ///
-    /// # Safety
-    /// In the same section; `ctx` is of the program's type.
-    #[inline]
-    unsafe fn run_plain(&self, ctx: &Context) -> u64 {
-        let (hot, r1) = (&self.hot, ctx.record_addr());
-        // SAFETY: as in `call`. The address is that of this entry (its number is no other's) in this generation (whose number is no
-        // other's), where it stays the same for as long as there are handles.
-        unsafe { stub::enter(hot.address.get(), r1, 0, self.cpu, hot.landing.get()) }
-    }
-
-    /// The caller is inside a read-side section, and this worker does nothing else meanwhile.
-    #[inline]
-    fn run_batch(
-        &self,
-        entry: &Entry,
-        contexts: &mut [Context],
-        mut done: impl FnMut(&mut Context, u32, &Effects),
-    ) -> Result<(), RunError> {
-        let mut words = [0; CHUNK];
-        let mut rest = contexts;
-        while !rest.is_empty() {
-            let ran = self.run_plain_chunk(entry, rest, &mut words);
-            let (chunk, more) = rest.split_at_mut(ran.max(1));
-            rest = more;
-            if ran == 0 {
-                words[0] = self.run_checked(entry, &mut chunk[0])?;
-            }
-            let left = self.asked.get() && self.take_left();
-            // Only the last run of a chunk has asked for anything.
-            let Some((last, plain)) = chunk.split_last_mut() else { continue };
-            let r0 = words[plain.len()];
-            plain.iter_mut().zip(words).for_each(|(ctx, r0)| done(ctx, r0 as u32, &NO_EFFECTS));
-            if left {
-                return Err(panicked(entry));
-            }
-            match self.asked.get() {
-                false => done(last, r0 as u32, &NO_EFFECTS),
-                true => done(last, r0 as u32, &self.effects.borrow()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something; R0 of each into `words`.
-    #[inline]
-    fn run_plain_chunk(&self, entry: &Entry, contexts: &[Context], words: &mut [u64; CHUNK]) -> usize {
-        if !self.is_plain(entry, self.shared.generations.current()) {
-            return 0;
-        }
-        let mut count = 0;
-        for (ctx, word) in
-            contexts.iter().zip(words.iter_mut()).take_while(|(ctx, _)| ctx.prog_type() == entry.prog_type)
-        {
-            *word = ctx.record_addr();
-            count += 1;
-        }
-        if count == 0 {
-            return 0;
-        }
-        let hot = &self.hot;
-        let mut series = Series {
-            words: words.as_mut_ptr(),
-            count,
-            last: 0,
-            entry: hot.address.get(),
-            cpu: u64::from(self.cpu) << 32,
-            asked: self.asked.as_ptr().cast(),
-            current: self.shared.generations.pointer(),
-            generation: hot.current.generation(),
-            stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
-            mark: hot.mark.cast(),
-        };
-        // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
-        current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
-        series.last as usize + 1
-    }
-
-    /// Whether the run that has just ended was left by a helper's panic.
-    #[cold]
-    fn take_left(&self) -> bool {
-        // SAFETY: generated code, which writes to it, is not running.
-        unsafe { std::mem::take(&mut *self.hot.landing.get()) }.left()
-    }
-
-    /// A run of this worker is left.
-    pub(super) fn note_panic(&self) {
-        self.asked.set(true);
-    }
-
     /// Any other run: those that are refused, too.
     #[cold]
     #[inline(never)]
-    fn run_checked(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
+    pub(super) fn run_checked(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
         // Also for a section that was entered before the fork.
         self.check_process()?;
         self.check(&entry.loaded, ctx)?;
@@ -544,7 +384,7 @@ impl Core {
 }
 
 #[cold]
-fn panicked(entry: &Entry) -> RunError {
+pub(super) fn panicked(entry: &Entry) -> RunError {
     RunError::HelperPanicked { program: entry.loaded.linked().name.clone() }
 }
 

@@ -1,0 +1,185 @@
+//! Ordinary runs: of machine code, on a context of its type, on a thread that is in no other run. Everything else goes through
+//! `Core::run_checked`, which looks at all there is to look at and says what is wrong.
+//!
+//! What an ordinary run needs is kept from one to the next ([`Hot`]), under two numbers that are never given twice: the entry's and the
+//! generation's. While both are what they were, all that was looked up is what it was: an entry keeps its address in a generation
+//! for as long as there are handles. (Addresses of entries and generations would not do: one that is freed can be another one's.)
+//! What may be different each time is looked at each time: the process, the stack that is left, the context's type, and what the last
+//! run has asked for.
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, UnsafeCell};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::current::{self, Current};
+use super::effects::Effects;
+use super::error::RunError;
+use super::generation::Generation;
+use super::program::Entry;
+use super::stack;
+use super::stub::{self, Landing, Series};
+use super::worker::{Core, panicked};
+use crate::context::Context;
+use crate::rcu::Reader;
+use crate::text::fork::MARK;
+
+/// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
+pub(super) struct Hot {
+    /// [`Entry::serial`]; 0: nothing is prepared.
+    serial: Cell<u64>,
+    /// The generation's number.
+    number: Cell<u64>,
+    address: Cell<u64>,
+    pub(super) current: Current,
+    landing: UnsafeCell<Landing>,
+    /// [`MARK`] is there as long as this is the process that owns the code.
+    mark: *const AtomicU32,
+}
+
+// SAFETY: its pointers are used during a run only, in which the worker is on one thread, after they have been found to be those of
+// the program that is run and of the current generation.
+unsafe impl Send for Hot {}
+
+impl Hot {
+    pub(super) fn new(reader: &Reader) -> Hot {
+        let (serial, number, address) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let mark = reader.fork_mark().cast();
+        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default(), mark }
+    }
+
+    /// Whether this is a fork's child.
+    #[inline]
+    fn forked(&self) -> bool {
+        // SAFETY: the reader, which the worker has, keeps the page; it is only ever accessed atomically.
+        unsafe { &*self.mark }.load(Ordering::Relaxed) != MARK
+    }
+}
+
+/// Most runs between two looks at what is around a batch.
+const CHUNK: usize = 64;
+/// Bytes of stack that may lie between a look at what is left and generated code's first frame: far more than the stub's.
+const STUB_STACK: u64 = 1024;
+
+/// Of most runs.
+static NO_EFFECTS: Effects = Effects { redirect: None, clones: Vec::new(), retval: 0, tunnel: None };
+
+impl Core {
+    /// Whether `entry`'s runs in this generation are what [`Hot`] is prepared for, now at the latest; false where the run is to be
+    /// looked at closely: it is not of machine code of this runtime, or is inside another one. Then what the last run asked for is forgotten.
+    #[inline]
+    pub(super) fn is_plain(&self, entry: &Entry, generation: &Generation) -> bool {
+        let hot = &self.hot;
+        current::outside()
+            && !hot.forked()
+            && (!self.asked.get() || self.forget_effects())
+            && stack::suffices(generation.stack())
+            && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
+                || self.prepare(entry, generation))
+    }
+
+    #[cold]
+    fn prepare(&self, entry: &Entry, generation: &Generation) -> bool {
+        let address = generation.resolve(entry.id);
+        let known = entry.native && entry.runtime == self.shared.token() && address != 0;
+        if known {
+            let hot = &self.hot;
+            hot.serial.set(entry.serial);
+            hot.number.set(generation.number());
+            hot.address.set(address);
+            hot.current.set(entry, self, generation);
+            hot.current.landing.set(hot.landing.get());
+        }
+        known
+    }
+
+    /// Runs what [`is_plain`](Self::is_plain) has been asked about just now.
+    ///
+    /// # Safety
+    /// In the same section; `ctx` is of the program's type.
+    #[inline]
+    pub(super) unsafe fn run_plain(&self, ctx: &Context) -> u64 {
+        let (hot, r1) = (&self.hot, ctx.record_addr());
+        // SAFETY: as in `call`. The address is that of this entry (its number is no other's) in this generation (whose number is no
+        // other's), where it stays the same for as long as there are handles.
+        unsafe { stub::enter(hot.address.get(), r1, 0, self.cpu, hot.landing.get()) }
+    }
+
+    /// The caller is inside a read-side section, and this worker does nothing else meanwhile.
+    #[inline]
+    pub(super) fn run_batch(
+        &self,
+        entry: &Entry,
+        contexts: &mut [Context],
+        mut done: impl FnMut(&mut Context, u32, &Effects),
+    ) -> Result<(), RunError> {
+        let mut words = [0; CHUNK];
+        let mut rest = contexts;
+        while !rest.is_empty() {
+            let ran = self.run_plain_chunk(entry, rest, &mut words);
+            let (chunk, more) = rest.split_at_mut(ran.max(1));
+            rest = more;
+            if ran == 0 {
+                words[0] = self.run_checked(entry, &mut chunk[0])?;
+            }
+            let left = self.asked.get() && self.take_left();
+            // Only the last run of a chunk has asked for anything.
+            let Some((last, plain)) = chunk.split_last_mut() else { continue };
+            let r0 = words[plain.len()];
+            plain.iter_mut().zip(words).for_each(|(ctx, r0)| done(ctx, r0 as u32, &NO_EFFECTS));
+            if left {
+                return Err(panicked(entry));
+            }
+            match self.asked.get() {
+                false => done(last, r0 as u32, &NO_EFFECTS),
+                true => done(last, r0 as u32, &self.effects.borrow()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something; R0 of each into `words`.
+    #[inline]
+    fn run_plain_chunk(&self, entry: &Entry, contexts: &[Context], words: &mut [u64; CHUNK]) -> usize {
+        if !self.is_plain(entry, self.shared.generations.current()) {
+            return 0;
+        }
+        let mut count = 0;
+        for (ctx, word) in
+            contexts.iter().zip(words.iter_mut()).take_while(|(ctx, _)| ctx.prog_type() == entry.prog_type)
+        {
+            *word = ctx.record_addr();
+            count += 1;
+        }
+        if count == 0 {
+            return 0;
+        }
+        let hot = &self.hot;
+        let mut series = Series {
+            words: words.as_mut_ptr(),
+            count,
+            last: 0,
+            entry: hot.address.get(),
+            cpu: u64::from(self.cpu) << 32,
+            asked: self.asked.as_ptr().cast(),
+            current: self.shared.generations.pointer(),
+            generation: hot.current.generation(),
+            stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
+            mark: hot.mark.cast(),
+        };
+        // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
+        current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
+        series.last as usize + 1
+    }
+
+    /// Whether the run that has just ended was left by a helper's panic.
+    #[cold]
+    pub(super) fn take_left(&self) -> bool {
+        // SAFETY: generated code, which writes to it, is not running.
+        unsafe { std::mem::take(&mut *self.hot.landing.get()) }.left()
+    }
+
+    /// A run of this worker is left.
+    pub(super) fn note_panic(&self) {
+        self.asked.set(true);
+    }
+}
