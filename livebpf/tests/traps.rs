@@ -87,7 +87,7 @@ fn c22_the_report_says_where_in_the_region_it_was() {
             jump(address + 1);
         }
         _ => {
-            let source = "call f\nexit\nf:\nr1 = 16\nr0 = *(u64 *)(r1 + 0)\nexit";
+            let source = "call f\nexit\nf:\nr6 = 16\nr0 = *(u64 *)(r6 + 0)\nexit";
             // SAFETY: it is meant to end the process, and does.
             let ebpf = unsafe { runtime.load_linked_unverified(vec![linked("wild", source, &[])]) };
             run(&runtime, program(&ebpf.unwrap(), "wild"));

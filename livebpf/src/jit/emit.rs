@@ -103,7 +103,7 @@ impl<'a> Emitter<'a> {
         for func in 0..self.program.subprogs.len() {
             let start = &self.program.subprogs[func].start;
             self.frame = Frame::new(&self.plan.needs[func]);
-            if !self.facts.reached(*start) {
+            if !self.facts.reached(*start) || !self.plan.is_needed(func) {
                 spans.push((self.asm.pos(), self.asm.pos(), 0));
                 continue;
             }

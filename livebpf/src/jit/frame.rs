@@ -83,7 +83,7 @@ impl Frame {
 /// A node of the call graph.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Calls {
-    /// Functions it calls, or takes the address of; may repeat.
+    /// Functions it calls, or takes the address of, but for those that stand in place of their calls; may repeat.
     pub callees: Vec<usize>,
     /// It contains a tail call.
     pub tail_call: bool,

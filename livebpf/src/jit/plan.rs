@@ -127,7 +127,7 @@ impl Plan {
                 let Some(insn) = program.insns.get_ref(pc).filter(|_| facts.reached(pc)) else { continue };
                 plan.mark_target(facts, pc, insn);
                 needs.note(program, facts, pc, insn);
-                calls.note(program, pc, insn)?;
+                calls.note(program, facts, pc, insn)?;
                 if let Insn::Call { helper } = *insn
                     && !facts.reads_after_calls
                 {
@@ -138,6 +138,11 @@ impl Plan {
             plan.calls.push(calls);
         }
         Ok(plan)
+    }
+
+    /// Whether the function is called, or its address taken; the program begins with the first.
+    pub(super) fn is_needed(&self, func: usize) -> bool {
+        func == 0 || self.calls.iter().any(|calls| calls.callees.contains(&func))
     }
 
     fn marked(&self, pc: Pc, mark: u8) -> bool {
@@ -265,10 +270,7 @@ impl Needs {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
         self.rbp = self.rbp || mentioned(insn) & bit(Reg::R10) != 0;
         self.calls |= match *insn {
-            Insn::CallSubprog { off } => {
-                let func = callee(program, pc, off).ok();
-                func.and_then(|func| inlined(program, facts, func)).is_none()
-            }
+            Insn::CallSubprog { off } => !callee(program, pc, off).is_ok_and(|func| is_inlined(program, facts, func)),
             Insn::CallKfunc { .. } => true,
             _ => false,
         };
@@ -281,9 +283,12 @@ impl Needs {
 }
 
 impl Calls {
-    fn note(&mut self, program: &Program, pc: Pc, insn: &Insn) -> Result<(), JitError> {
+    fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) -> Result<(), JitError> {
         if let Insn::CallSubprog { off } | Insn::LoadImm64 { value: Imm64::Func { off }, .. } = *insn {
-            self.callees.push(callee(program, pc, off)?);
+            let func = callee(program, pc, off)?;
+            if !matches!(insn, Insn::CallSubprog { .. }) || !is_inlined(program, facts, func) {
+                self.callees.push(func);
+            }
         }
         self.tail_call |= matches!(insn, Insn::Call { helper: helper::id::TAIL_CALL });
         Ok(())
@@ -307,6 +312,10 @@ pub(super) fn inlined(program: &Program, facts: &Facts, func: usize) -> Option<R
             _ => return None,
         }
     }
+}
+
+fn is_inlined(program: &Program, facts: &Facts, func: usize) -> bool {
+    inlined(program, facts, func).is_some()
 }
 
 /// The function that begins `off` slots after the next.

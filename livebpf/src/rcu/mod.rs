@@ -10,7 +10,8 @@
 //! compute, one store; leaving the outermost section adds 1 to the sequence. A signal handler that runs a program
 //! between the load and the store leaves the depth as it found it, so the interrupted store is right about the depth; it
 //! may take the sequence back by one, which can only make a waiter wait for one more section. (With depth and
-//! sequence in two variables the handler could hide a section.)
+//! sequence in two variables the handler could hide a section.) The section of one run is left without loading the word again:
+//! whatever came in between has left it as the enter stored it.
 //!
 //! # Why the wait is enough
 //!

@@ -216,6 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn leaving_from_what_enter_stored_is_leaving() {
+        let word = Word::default();
+        for _ in 0..3 {
+            let outer = word.enter(false);
+            let seen = word.seen().unwrap();
+            let inner = word.enter(false);
+            word.leave_from(inner);
+            assert!(word.0.load(Ordering::Relaxed) == outer && !word.left(&seen));
+            word.leave_from(outer);
+            assert!(word.left(&seen) && word.depth() == 0);
+        }
+    }
+
+    #[test]
     fn an_interrupted_enter_or_leave_is_never_hidden() {
         // A signal handler that runs a program between the load and the store of `enter`, then of `leave`.
         let word = Word::default();
