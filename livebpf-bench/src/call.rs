@@ -1,5 +1,6 @@
-//! `subprogram_call`, `subprogram_tail_call`: what a function costs that is not the main one: called with one argument, and returning;
-//! and the same where it calls on into another program, which then returns in its place. Taken off is the same loop without the call.
+//! `subprogram_call`, `subprogram_call_leaf`, `subprogram_tail_call`: what a function costs that is not the main one: called with one
+//! argument, and returning; the same of one so small that a code generator may put it in place of its calls, which the branch in the first
+//! one forbids ours; and where it calls on into another program, which then returns in its place. Taken off is the same loop without the call.
 
 use std::sync::Arc;
 
@@ -24,17 +25,19 @@ pub fn items() -> Vec<Item> {
         Item::new(
             "subprogram_call",
             vec![Wanted::Of(Contestant::Kernel, 0.2), Wanted::Of(Contestant::Rbpf, 0.9)],
-            subprogram_call,
+            || subprogram_call("sub: r0 = r1\nif r0 == -1 goto out\nr0 += 1\nout: exit"),
         ),
+        Item::new("subprogram_call_leaf", Vec::new(), || subprogram_call("sub: r0 = r1\nr0 += 1\nexit")),
         Item::new("subprogram_tail_call", kernel(0.25), subprogram_tail_call),
     ]
 }
 
-fn subprogram_call() -> Task {
+/// One more, as often as `sub` is called.
+fn subprogram_call(sub: &str) -> Task {
     let around = |body: &str, behind: &str| {
         format!("r6 = 0\nr7 = {CALLS}\nloop: {body}\nr7 -= 1\nif r7 != 0 goto loop\nr0 = r6\nexit\n{behind}")
     };
-    let called = around("r1 = r6\ncall sub\nr6 = r0", "sub: r0 = r1\nr0 += 1\nexit");
+    let called = around("r1 = r6\ncall sub\nr6 = r0", sub);
     let work =
         Work::of(functions("bench_call", &called), CALLS).native("call_loop").plain().shape(loops(CALLS, Each::Calls));
     let base = Work::of(functions("bench_no_call", &around("r6 += 1", "")), CALLS)

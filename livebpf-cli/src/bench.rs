@@ -17,7 +17,7 @@ ROW is the name of a row or the beginning of several; without any, all are measu
   tail_call_slope                                       how evenly hops cost: from 16 to 33 over from 2 to 16, or vice versa
   scaling_2_threads                                     a run beside another thread's, as a multiple of one alone
   empty_slot_direct, empty_slot_indirect                a tail call through an empty slot
-  subprogram_call, subprogram_tail_call                 a function's call and return; with a tail call in the function
+  subprogram_call, _leaf, subprogram_tail_call          a function's call and return; of a tiny one; with a tail call in it
   ktime_get_ns, smp_processor_id, prandom_u32           a call of a helper; helper_call: of a function of the embedder's
   lookup_T, map_update_T, map_refill_hash               a lookup, an update, an element removed and put back, by type of map
   map_push_pop_T, ring_output, ring_reserve             a queue's or stack's element in and out; a record of a ring buffer

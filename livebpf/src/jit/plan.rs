@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub needs: Vec<Needs>,
     /// By function.
     pub calls: Vec<Calls>,
+    /// By function.
+    needed: Vec<bool>,
 }
 
 /// How a helper call is compiled.
@@ -114,7 +116,12 @@ impl Plan {
     pub(super) fn new(program: &Program, facts: &Facts, options: &Options) -> Result<Plan, JitError> {
         let n = program.insns.len() as usize;
         let funcs = program.subprogs.len();
-        let mut plan = Plan { marks: vec![0; n], needs: Vec::with_capacity(funcs), calls: Vec::with_capacity(funcs) };
+        let mut plan = Plan {
+            marks: vec![0; n],
+            needs: Vec::with_capacity(funcs),
+            calls: Vec::with_capacity(funcs),
+            needed: vec![false; funcs],
+        };
         for (i, func) in program.subprogs.iter().enumerate() {
             let FuncFacts { stack_depth, callee_saved, reads_unwritten: zeroed, .. } =
                 facts.funcs.get(i).copied().unwrap_or_default();
@@ -135,6 +142,7 @@ impl Plan {
                 }
             }
             plan.needs.push(needs);
+            calls.callees.iter().for_each(|callee| plan.needed[*callee] = true);
             plan.calls.push(calls);
         }
         Ok(plan)
@@ -142,7 +150,7 @@ impl Plan {
 
     /// Whether the function is called, or its address taken; the program begins with the first.
     pub(super) fn is_needed(&self, func: usize) -> bool {
-        func == 0 || self.calls.iter().any(|calls| calls.callees.contains(&func))
+        func == 0 || self.needed.get(func) == Some(&true)
     }
 
     fn marked(&self, pc: Pc, mark: u8) -> bool {

@@ -644,7 +644,7 @@ fn broken() -> MapError {
 
 /// A key, in registers where it is short.
 /// A key by value, or a copy of its bytes.
-pub(super) trait Key: Copy {
+pub(crate) trait Key: Copy {
     fn hash(self, seed: u64) -> u64;
     /// Whether the element holds this key.
     fn is_at(self, element: Slice<'_>) -> bool;

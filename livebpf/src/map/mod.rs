@@ -222,26 +222,9 @@ impl Map {
         }
     }
 
-    /// [`lookup_address`](Self::lookup_address) of a hash map with keys of 4 bytes; 0 for others.
+    /// [`lookup_address`](Self::lookup_address) of a hash map whose keys are known to be of this size; 0 for others.
     #[inline]
-    pub(crate) fn lookup_hash_4(&self, key: u32, cpu: u32) -> u64 {
-        self.lookup_hash(key, cpu)
-    }
-
-    /// The same with keys of 8 bytes.
-    #[inline]
-    pub(crate) fn lookup_hash_8(&self, key: u64, cpu: u32) -> u64 {
-        self.lookup_hash(key, cpu)
-    }
-
-    /// The same with keys of 16 bytes.
-    #[inline]
-    pub(crate) fn lookup_hash_16(&self, key: u128, cpu: u32) -> u64 {
-        self.lookup_hash(key, cpu)
-    }
-
-    #[inline]
-    fn lookup_hash<K: hash::Key>(&self, key: K, cpu: u32) -> u64 {
+    pub(crate) fn lookup_hash<K: hash::Key>(&self, key: K, cpu: u32) -> u64 {
         match &self.storage {
             Storage::Hash(hash) if hash.has_keys_of(size_of::<K>()) => hash.lookup_key(key, cpu).map_or(0, Slice::addr),
             _ => 0,

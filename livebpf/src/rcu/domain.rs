@@ -59,7 +59,7 @@ pub struct Domain {
 /// What readers and the reclaimer keep alive.
 pub(super) struct Shared {
     sync: Arc<CoreSync>,
-    fork: ForkPage,
+    pub(super) fork: Arc<ForkPage>,
     words: Mutex<Vec<Arc<Word>>>,
     queue: Mutex<Queue>,
     /// Something was queued, or the domain goes.
@@ -123,7 +123,7 @@ impl Domain {
     pub fn new(sync: Arc<CoreSync>) -> Result<Arc<Domain>, TextError> {
         let shared = Shared {
             sync,
-            fork: ForkPage::new()?,
+            fork: Arc::new(ForkPage::new()?),
             words: Mutex::default(),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -265,11 +265,6 @@ impl Shared {
     #[inline]
     pub(super) fn forked(&self) -> bool {
         self.fork.forked()
-    }
-
-    /// Where [`MARK`](crate::text::fork::MARK) is in the process that made the domain.
-    pub(super) fn fork_mark(&self) -> *const u32 {
-        self.fork.mark()
     }
 
     /// Whether readers must fence for themselves.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::domain::Shared;
 use crate::primitive::atomic::{AtomicU64, Ordering, compiler_fence};
 use crate::primitive::thread_local;
+use crate::text::fork::ForkPage;
 
 const DEPTH: u64 = 0xffff;
 const SEQUENCE: u64 = DEPTH + 1;
@@ -104,6 +105,8 @@ pub fn inside() -> bool {
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
+    /// The domain's: runs look at it each time.
+    fork: Arc<ForkPage>,
     word: Arc<Word>,
     fenced: bool,
     one_thread_at_a_time: PhantomData<Cell<()>>,
@@ -114,7 +117,8 @@ impl Reader {
         let word = Arc::new(Word::default());
         shared.register(word.clone());
         let fenced = shared.readers_fence();
-        Reader { shared, word, fenced, one_thread_at_a_time: PhantomData }
+        let fork = shared.fork.clone();
+        Reader { shared, fork, word, fenced, one_thread_at_a_time: PhantomData }
     }
 
     /// Opens a section, nested ones included. What is published now stays usable until the section is dropped.
@@ -143,14 +147,12 @@ impl Reader {
     /// Whether this process is a child of the one that made the domain: then nothing may be run.
     #[inline]
     pub fn forked(&self) -> bool {
-        self.shared.forked()
+        self.fork.forked()
     }
-}
 
-impl Reader {
     /// Where [`MARK`](crate::text::fork::MARK) is as long as [`forked`](Self::forked) answers false.
     pub(crate) fn fork_mark(&self) -> *const u32 {
-        self.shared.fork_mark()
+        self.fork.mark()
     }
 }
 

@@ -9,7 +9,6 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::current::{self, Current};
 use super::effects::Effects;
@@ -20,8 +19,6 @@ use super::stack;
 use super::stub::{self, Landing, Series};
 use super::worker::{Core, panicked};
 use crate::context::Context;
-use crate::rcu::Reader;
-use crate::text::fork::MARK;
 
 /// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
 pub(super) struct Hot {
@@ -32,8 +29,6 @@ pub(super) struct Hot {
     address: Cell<u64>,
     pub(super) current: Current,
     landing: UnsafeCell<Landing>,
-    /// [`MARK`] is there as long as this is the process that owns the code.
-    mark: *const AtomicU32,
 }
 
 // SAFETY: its pointers are used during a run only, in which the worker is on one thread, after they have been found to be those of
@@ -41,17 +36,9 @@ pub(super) struct Hot {
 unsafe impl Send for Hot {}
 
 impl Hot {
-    pub(super) fn new(reader: &Reader) -> Hot {
+    pub(super) fn new() -> Hot {
         let (serial, number, address) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let mark = reader.fork_mark().cast();
-        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default(), mark }
-    }
-
-    /// Whether this is a fork's child.
-    #[inline]
-    fn forked(&self) -> bool {
-        // SAFETY: the reader, which the worker has, keeps the page; it is only ever accessed atomically.
-        unsafe { &*self.mark }.load(Ordering::Relaxed) != MARK
+        Hot { serial, number, address, current: Current::new(0), landing: UnsafeCell::default() }
     }
 }
 
@@ -70,7 +57,7 @@ impl Core {
     pub(super) fn is_plain(&self, entry: &Entry, generation: &Generation) -> bool {
         let hot = &self.hot;
         current::outside()
-            && !hot.forked()
+            && !self.reader.forked()
             && (!self.asked.get() || self.forget_effects())
             && stack::suffices(generation.stack())
             && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
@@ -164,7 +151,7 @@ impl Core {
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
             stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
-            mark: hot.mark.cast(),
+            mark: self.reader.fork_mark(),
         };
         // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
         current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });

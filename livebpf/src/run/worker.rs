@@ -62,7 +62,7 @@ impl Worker {
         let _ = stack::remaining();
         let reader = shared.domain.reader();
         let (effects, asked, declared) = (RefCell::default(), Cell::new(false), BTreeMap::new());
-        let hot = Hot::new(&reader);
+        let hot = Hot::new();
         let shared = shared.clone();
         Ok(Worker { core: Box::new(Core { shared, reader, cpu, effects, asked, cookie: 0, declared, hot }) })
     }

@@ -27,7 +27,7 @@ pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
 pub(super) unsafe fn lookup_hash_4([map, key, cpu, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let (map, key) = unsafe { (live(map), Slice::from_raw(key, 4)) };
-    map.lookup_hash_4(word(key, 0, Size::W) as u32, cpu as u32)
+    map.lookup_hash(word(key, 0, Size::W) as u32, cpu as u32)
 }
 
 /// The same with keys of 8 bytes.
@@ -38,7 +38,7 @@ pub(super) unsafe fn lookup_hash_4([map, key, cpu, ..]: [u64; 5]) -> u64 {
 pub(super) unsafe fn lookup_hash_8([map, key, cpu, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let (map, key) = unsafe { (live(map), Slice::from_raw(key, 8)) };
-    map.lookup_hash_8(word(key, 0, Size::DW), cpu as u32)
+    map.lookup_hash(word(key, 0, Size::DW), cpu as u32)
 }
 
 /// The same with keys of 16 bytes.
@@ -50,7 +50,7 @@ pub(super) unsafe fn lookup_hash_16([map, key, cpu, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let (map, key) = unsafe { (live(map), Slice::from_raw(key, 16)) };
     let (low, high) = (word(key, 0, Size::DW), word(key, 8, Size::DW));
-    map.lookup_hash_16(u128::from(high) << 64 | u128::from(low), cpu as u32)
+    map.lookup_hash(u128::from(high) << 64 | u128::from(low), cpu as u32)
 }
 
 /// `long bpf_map_update_elem(map, key, value, flags)`: 0 or a negative error number.
