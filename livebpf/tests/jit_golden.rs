@@ -6,13 +6,15 @@
 //! ```text
 //! .options slots near bmi2 movbe blind   how to compile (default: none of them)
 //! .map NAME TYPE KEY VALUE ENTRIES   the program's maps, in order
+//! .inner TYPE KEY VALUE ENTRIES      what the last of them holds, a map of maps
 //! .missed MAP...                     maps whose missed calls are counted, by number
 //! .func PC                           a further function begins here
 //! .stack BYTES...                    stack depth by function
 //! .zeroed                            stack is read that was not written
 //! .untrusted                         the author is not trusted
 //! .fact PC direct MAP INDEX          what verification is taken to have found out; MAP by number
-//! .fact PC indirect MAP | dynamic | map MAP | record OFFSET SIZE | always taken | never taken | dead
+//! .fact PC element MAP INDEX         a lookup of that key
+//! .fact PC indirect MAP | dynamic | map MAP | inner MAP | record OFFSET SIZE | always taken | never taken | dead
 //! ```
 
 mod jit_support;
@@ -87,6 +89,12 @@ fn parse(case: &Case) -> (Options, Verified) {
                 let n = |i| number(words.get(i));
                 maps.push(Arc::new(MapDef::new(words[1], map_type, n(3), n(4), n(5))));
             }
+            Some(&".inner") => {
+                let map_type = MapType::from_name(words[1]).expect("a map type");
+                let n = |i| number(words.get(i));
+                let outer = Arc::get_mut(maps.last_mut().expect("a map of maps")).expect("ours alone");
+                outer.inner = Some(Box::new(MapDef::new("inner", map_type, n(2), n(3), n(4))));
+            }
             Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
             Some(&".stack") => stacks = words[1..].iter().map(|w| number(Some(w))).collect(),
@@ -134,6 +142,8 @@ fn set_fact(facts: &mut Facts, words: &[&str]) {
         "indirect" => fact.known = tail_call(TailCall::Indirect { map: map() }),
         "dynamic" => fact.known = tail_call(TailCall::Dynamic),
         "map" => fact.known = Some(Known::Map(map())),
+        "inner" => fact.known = Some(Known::Map(map().template())),
+        "element" => fact.known = Some(Known::Element { map: map(), index: number(words.get(3)) }),
         "record" => {
             let size = match words[3] {
                 "1" => Size::B,

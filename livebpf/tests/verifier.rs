@@ -264,6 +264,78 @@ exit";
     assert_eq!(tail_call(body), Some(TailCall::Indirect { map: MapId(0) }));
 }
 
+/// The one key, `below` the frame's end, that a lookup behind `listing` is known to have.
+fn element_at(below: u32, map: &str, listing: &str) -> Option<u32> {
+    let call = format!("r2 = r10\nr2 += -{below}\nr1 = map[idx:0]\ncall bpf_map_lookup_elem#1\nr0 = 0\nexit");
+    let verified = accepted(&format!("map {map}\n{listing}\n{call}"));
+    let facts = verified.facts();
+    let known: Vec<_> = facts.insns.iter().filter(|insn| insn.map().is_some()).collect();
+    assert_eq!(known.len(), 1, "the map is known in any case");
+    assert_eq!(known[0].map(), Some(MapId(0)));
+    known[0].index()
+}
+
+fn element(map: &str, listing: &str) -> Option<u32> {
+    element_at(8, map, listing)
+}
+
+#[test]
+fn a_lookup_has_a_known_key_only_where_it_is_one_constant_on_every_path() {
+    let array = "array 4 8 4";
+    let store = "*(u32 *)(r10 - 8) = 3";
+    assert_eq!(element(array, store), Some(3));
+    assert_eq!(element("percpu_array 4 8 4", store), Some(3));
+    assert_eq!(element("hash 4 8 4", store), None);
+    assert_eq!(element(array, "*(u32 *)(r10 - 8) = 4"), None, "past the end");
+    assert_eq!(element_at(4, array, "*(u32 *)(r10 - 4) = 0"), Some(0), "bytes that are zero");
+    assert_eq!(
+        element_at(4, array, "*(u32 *)(r10 - 4) = 3"),
+        None,
+        "numbers are kept from the front of eight bytes only"
+    );
+    assert_eq!(element(array, "*(u64 *)(r10 - 8) = 3"), None, "a number of another size");
+    assert_eq!(element(array, "*(u16 *)(r10 - 8) = 3\n*(u16 *)(r10 - 6) = 0"), None, "written in two parts");
+    assert_eq!(element(array, "r6 = *(u32 *)(r1 + 12)\n*(u32 *)(r10 - 8) = r6"), None);
+    assert_eq!(element(array, "r6 = *(u32 *)(r1 + 12)\nr6 &= 3\n*(u32 *)(r10 - 8) = r6"), None);
+    let choose = "r6 = *(u32 *)(r1 + 12)\nr7 = 3\nif r6 > 3 goto use\n";
+    let same = format!("{choose}r7 = 2\nr7 += 1\nuse:\n*(u32 *)(r10 - 8) = r7");
+    assert_eq!(element(array, &same), Some(3));
+    let other = format!("{choose}r7 = 2\nuse:\n*(u32 *)(r10 - 8) = r7");
+    assert_eq!(element(array, &other), None, "two keys, each of them known");
+    let outside = format!("{choose}r7 = 4\nuse:\n*(u32 *)(r10 - 8) = r7");
+    assert_eq!(element(array, &outside), None, "one of two is past the end");
+    let unknown = format!("{choose}r7 = r6\nuse:\n*(u32 *)(r10 - 8) = r7");
+    assert_eq!(element(array, &unknown), None);
+    let round = "r6 = 0\nagain:\nr6 += 1\n*(u32 *)(r10 - 8) = r6\nif r6 < 3 goto again";
+    assert_eq!(element(array, round), Some(3), "what a loop leaves behind");
+}
+
+#[test]
+fn a_pruned_path_does_not_make_a_key_constant() {
+    // As for tail calls; and the key comes in when everything else is the same.
+    let body = "r6 = *(u32 *)(r1 + 12)
+r7 = 0
+if r6 > 9 goto a
+r7 = 1
+a:
+*(u32 *)(r10 - 8) = r7
+r8 = 1
+r8 += 1
+r8 += 1
+r8 += 1
+if r6 > 8 goto b
+r8 += 1
+b:
+if r6 > 7 goto c
+r8 += 1
+c:
+r7 = 0
+r8 = 0
+r6 = 0";
+    assert_eq!(element("array 4 8 4", body), None);
+    assert_eq!(element("array 4 8 4", &body.replacen("r7 = 1", "r7 = 0", 1)), Some(0));
+}
+
 #[test]
 fn facts_about_functions_and_instructions() {
     let verified = accepted(

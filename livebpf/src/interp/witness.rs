@@ -45,7 +45,7 @@ mod on {
     use super::super::alu;
     use super::super::fault::FaultKind;
     use super::super::machine::Machine;
-    use crate::insn::{Insn, Pc};
+    use crate::insn::{Insn, Pc, Reg, Size};
     use crate::verify::claims::{Claims, World};
 
     /// What is watched.
@@ -80,6 +80,12 @@ mod on {
                 && alu::taken(cond, width, self.reg(dst), self.src(src)) != always
             {
                 return Err(FaultKind::Claim(format!("a jump that always has the outcome {always} has the other one")));
+            }
+            if let (Insn::Call { .. }, Some(index)) = (insn, fact.index()) {
+                let key = self.memory.load(&self.exe, self.reg(Reg::R2), Size::W, false)?;
+                if key != u64::from(index) {
+                    return Err(FaultKind::Claim(format!("the key that is always {index} is {key}")));
+                }
             }
             let context = self.memory.context;
             let packet = context.and_then(|context| context.packet_bounds());

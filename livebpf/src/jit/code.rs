@@ -68,7 +68,7 @@ pub enum Symbol {
     HelperData(u32),
     /// The map object (what `r1 = map` loads).
     Map(MapId),
-    /// The first value of an array map, or of global data, plus this many bytes.
+    /// The first value of an array map, of global data, or of an array of maps, plus this many bytes.
     MapData(MapId, u32),
     /// A program array's table of `tail_entry` words.
     SlotTable(MapId),

@@ -262,6 +262,19 @@ impl<'a> Emitter<'a> {
                 let def = self.map(pc, map.0.into())?.1;
                 self.emit_array_map_lookup(map, def);
             }
+            CallKind::ArrayElement { map, offset } => {
+                let def = self.map(pc, map.0.into())?.1;
+                self.emit_array_element(map, def, offset);
+            }
+            CallKind::ArrayOfMapsLookup(map) => {
+                let def = self.map(pc, map.0.into())?.1;
+                self.emit_array_of_maps_lookup(map, def);
+            }
+            CallKind::InnerArrayLookup(map) => {
+                let def = self.program.find_map(map);
+                let have = self.program.maps.len();
+                self.emit_inner_array_lookup(def.ok_or(JitError::BadMap { pc, map: map.0.into(), have })?);
+            }
             CallKind::HashLookup { helper, per_cpu } => {
                 if per_cpu {
                     self.emit_cpu(gpr(Reg::R3));

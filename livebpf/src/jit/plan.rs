@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::frame::{Calls, Needs};
 use super::options::{JitError, Options};
 use crate::helper;
-use crate::insn::{Imm64, Insn, Pc, Reg};
+use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program};
+use crate::map::ArrayLayout;
 use crate::object::MapType;
 use crate::verify::{self, Facts, FuncFacts, TailCall};
 
@@ -40,6 +41,15 @@ pub(super) struct Plan {
 pub(super) enum CallKind {
     TailCall(TailCall),
     ArrayLookup(MapId),
+    /// A lookup of a constant in an array: the value lies so many bytes behind the first one.
+    ArrayElement {
+        map: MapId,
+        offset: u32,
+    },
+    /// A lookup in an array of maps.
+    ArrayOfMapsLookup(MapId),
+    /// A lookup in an array that was found in a map of maps.
+    InnerArrayLookup(MapId),
     /// A lookup in a hash map: the helper for its size of keys, and whether it wants to know the CPU.
     HashLookup {
         helper: u32,
@@ -56,17 +66,23 @@ pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -
     match (helper, at.map()) {
         (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call().unwrap_or(TailCall::Dynamic)),
         (helper::id::GET_SMP_PROCESSOR_ID, _) => CallKind::Cpu,
-        (helper::id::MAP_LOOKUP_ELEM, Some(map)) => lookup_kind(program, map),
+        (helper::id::MAP_LOOKUP_ELEM, Some(map)) => lookup_kind(program, map, at.index()),
         _ => CallKind::Native,
     }
 }
 
-fn lookup_kind(program: &Program, map: MapId) -> CallKind {
-    let Some(def) = program.maps.get(map.0 as usize) else { return CallKind::Native };
-    let per_cpu = match def.map_type {
-        MapType::ARRAY | MapType::PERCPU_ARRAY => return CallKind::ArrayLookup(map),
-        MapType::HASH | MapType::LRU_HASH => false,
-        MapType::PERCPU_HASH | MapType::LRU_PERCPU_HASH => true,
+fn lookup_kind(program: &Program, map: MapId, index: Option<u32>) -> CallKind {
+    let Some(def) = program.find_map(map) else { return CallKind::Native };
+    let per_cpu = match (def.map_type, map.is_template()) {
+        (MapType::ARRAY | MapType::PERCPU_ARRAY, false) => {
+            let (stride, _) = ArrayLayout::strides(def.value_size, def.max_entries);
+            let offset = index.and_then(|index| u32::try_from(stride.checked_mul(index.into())?).ok());
+            return offset.map_or(CallKind::ArrayLookup(map), |offset| CallKind::ArrayElement { map, offset });
+        }
+        (MapType::ARRAY, true) => return CallKind::InnerArrayLookup(map),
+        (MapType::ARRAY_OF_MAPS, false) => return CallKind::ArrayOfMapsLookup(map),
+        (MapType::HASH | MapType::LRU_HASH | MapType::HASH_OF_MAPS, _) => false,
+        (MapType::PERCPU_HASH | MapType::LRU_PERCPU_HASH, _) => true,
         _ => return CallKind::Native,
     };
     let helper = match def.key_size {
@@ -199,8 +215,13 @@ impl Plan {
             CallKind::TailCall(TailCall::Direct { map, .. }) if options.patches(map) => bit(Reg::R2) | bit(Reg::R3),
             CallKind::TailCall(TailCall::Direct { .. }) => bit(Reg::R2) | bit(Reg::R3),
             CallKind::TailCall(TailCall::Indirect { .. }) => bit(Reg::R2),
-            CallKind::ArrayLookup(_) => bit(Reg::R1),
-            CallKind::TailCall(TailCall::Dynamic) | CallKind::HashLookup { .. } | CallKind::Cpu | CallKind::Native => 0,
+            CallKind::ArrayLookup(_) | CallKind::ArrayOfMapsLookup(_) => bit(Reg::R1),
+            CallKind::ArrayElement { .. } => bit(Reg::R1) | bit(Reg::R2),
+            CallKind::TailCall(TailCall::Dynamic)
+            | CallKind::InnerArrayLookup(_)
+            | CallKind::HashLookup { .. }
+            | CallKind::Cpu
+            | CallKind::Native => 0,
         };
         let mut at = pc;
         while wanted != 0 {
@@ -210,11 +231,13 @@ impl Plan {
             if !facts.reached(at) || !stays_in_line(insn) {
                 return;
             }
-            let defined = pure_definition(insn).filter(|dst| wanted & bit(*dst) != 0);
+            let defined = pure_definition(insn).filter(|(dst, _)| wanted & bit(*dst) != 0);
             match defined {
-                Some(dst) => {
+                Some((dst, keeps)) => {
                     self.mark(at, UNUSED);
-                    wanted &= !bit(dst);
+                    if !keeps {
+                        wanted &= !bit(dst);
+                    }
                 }
                 None => wanted &= !mentioned(insn),
             }
@@ -251,12 +274,13 @@ fn stays_in_line(insn: &Insn) -> bool {
     }
 }
 
-/// The register that the instruction sets, where setting it is all it does.
-fn pure_definition(insn: &Insn) -> Option<Reg> {
-    if let Insn::Mov { dst, .. } | Insn::MovSx { dst, .. } | Insn::LoadImm64 { dst, .. } = *insn {
-        return Some(dst);
+/// The register that the instruction sets, where setting it is all it does; and whether what was in it before counts.
+fn pure_definition(insn: &Insn) -> Option<(Reg, bool)> {
+    match *insn {
+        Insn::Mov { dst, .. } | Insn::MovSx { dst, .. } | Insn::LoadImm64 { dst, .. } => Some((dst, false)),
+        Insn::Alu { dst, src: Src::Imm(_), .. } => Some((dst, true)),
+        _ => None,
     }
-    None
 }
 
 fn bit(r: Reg) -> u16 {

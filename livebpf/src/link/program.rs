@@ -13,6 +13,9 @@ impl MapId {
     /// Set in the number of a map that is known by its template only: what a map of maps holds.
     const TEMPLATE: u32 = 1 << 31;
 
+    const fn index(self) -> usize {
+        (self.0 & !Self::TEMPLATE) as usize
+    }
     /// Any map inside this map of maps.
     pub const fn template(self) -> MapId {
         MapId(self.0 | Self::TEMPLATE)
@@ -155,8 +158,13 @@ impl Program {
     /// # Panics
     /// When `id` is not of this program.
     pub fn map(&self, id: MapId) -> &MapDef {
-        let def = &self.maps[(id.0 & !MapId::TEMPLATE) as usize];
+        let def = &self.maps[id.index()];
         if id.is_template() { def.inner.as_deref().unwrap_or(def) } else { def }
+    }
+    /// [`map`](Self::map); `None` when `id` is not of this program, or an inner map that has no template.
+    pub fn find_map(&self, id: MapId) -> Option<&MapDef> {
+        let def = self.maps.get(id.index())?;
+        if id.is_template() { def.inner.as_deref() } else { Some(def) }
     }
     /// The name of the kernel function that calls know by `number`.
     pub fn kfunc(&self, number: i32) -> Option<&str> {

@@ -1,10 +1,11 @@
 //! Maps of maps: arrays and hash maps whose values are maps.
 //!
-//! A program that looks a key up gets the inner map's address. Who takes an inner map out has to keep it until the grace period
+//! A program that looks a key up gets the inner map's address; generated code reads an array's slots itself. Who takes an inner map out has to keep it until the grace period
 //! is over: [`Outer::set`] and [`Outer::clear`] answer it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use super::array::Array;
 use super::cell::OutOfMemory;
@@ -50,6 +51,25 @@ impl Outer {
         value.and_then(|value| value.load(0, Size::DW)).unwrap_or(0)
     }
 
+    /// [`address`](Self::address) in a hash map whose keys are known to be of this size; 0 in others.
+    #[inline]
+    pub(super) fn lookup_hash<K: hash::Key>(&self, key: K) -> u64 {
+        match &self.slots {
+            Slots::Hash(hash) if hash.has_keys_of(size_of::<K>()) => {
+                hash.lookup_key(key, 0).and_then(|value| value.load(0, Size::DW)).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Address of an array's first slot, for generated code; 0 for a hash map.
+    pub(super) fn slots_addr(&self) -> u64 {
+        match &self.slots {
+            Slots::Array(array, _) => array.layout().data,
+            Slots::Hash(_) => 0,
+        }
+    }
+
     /// The inner map at `key`. A thread that was interrupted while it held such a lock finds none.
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Map>> {
         if held::marked() {
@@ -90,7 +110,8 @@ impl Outer {
             return Err(MapError::Invalid(why.into()));
         }
         let mut held = held::lock(&self.held);
-        // Programs reach it by its address.
+        // Programs reach it by its address: all that makes the map is written before that is. They read what depends on it.
+        fence(Ordering::Release);
         let address = Arc::as_ptr(&inner).expose_provenance() as u64;
         match &self.slots {
             Slots::Array(array, entries) => {

@@ -58,7 +58,11 @@ pub const BPF_F_LOCK: u64 = 4;
 
 /// A map. Its address, `Arc::as_ptr`, is what `r1 = map` loads in a program; for a program array generated code has the
 /// address of its generation's [`prog_array::Table`] instead.
+#[repr(C)]
 pub struct Map {
+    /// Address of the first value, of CPU 0, in an array and in an array of maps; 0 in others. Generated code reads it.
+    data: u64,
+    /// Generated code reads it.
     max_entries: u32,
     map_type: u32,
     key_size: u32,
@@ -114,7 +118,13 @@ impl Map {
     /// Errors are those of `BPF_MAP_CREATE`, which checks in the same order.
     pub fn create(def: Arc<MapDef>, id: u32, cpus: u32) -> Result<Arc<Map>, MapError> {
         let storage = create::storage(&def, cpus.max(1))?;
+        let data = match &storage {
+            Storage::Array(array) => array.layout().data,
+            Storage::Outer(outer) => outer.slots_addr(),
+            _ => 0,
+        };
         Ok(Arc::new(Map {
+            data,
             max_entries: def.max_entries,
             map_type: def.map_type.0,
             key_size: def.key_size,
@@ -222,11 +232,13 @@ impl Map {
         }
     }
 
-    /// [`lookup_address`](Self::lookup_address) of a hash map whose keys are known to be of this size; 0 for others.
+    /// [`lookup_address`](Self::lookup_address) of a hash map, of values or of maps, whose keys are known to be of this size; 0 for
+    /// others.
     #[inline]
     pub(crate) fn lookup_hash<K: hash::Key>(&self, key: K, cpu: u32) -> u64 {
         match &self.storage {
             Storage::Hash(hash) if hash.has_keys_of(size_of::<K>()) => hash.lookup_key(key, cpu).map_or(0, Slice::addr),
+            Storage::Outer(outer) => outer.lookup_hash(key),
             _ => 0,
         }
     }
@@ -493,6 +505,16 @@ impl Map {
     }
 
     // --- Addresses ---
+
+    /// Offset in a `Map` of the address, a word, of an array's first value.
+    pub(crate) const DATA: i32 = std::mem::offset_of!(Map, data) as i32;
+    /// Offset in a `Map` of the number, of four bytes, of the most elements.
+    pub(crate) const MAX_ENTRIES: i32 = std::mem::offset_of!(Map, max_entries) as i32;
+
+    /// Address of the first value (of CPU 0) of an array, or of the first slot of an array of maps; `None` for other maps.
+    pub(crate) fn first_value(&self) -> Option<u64> {
+        (self.data != 0).then_some(self.data)
+    }
 
     /// Whether programs may read values through pointers.
     pub fn programs_may_read(&self) -> bool {

@@ -149,7 +149,7 @@ fn resolve(shared: &Shared, maps: &[Arc<Map>], tables: Tables<'_>, symbol: Symbo
             Some(array) => tables(array).header_addr(),
             None => Arc::as_ptr(map) as u64,
         }),
-        Symbol::MapData(id, off) => map(id)?.data_addr()?.checked_add(off.into()),
+        Symbol::MapData(id, off) => map(id)?.first_value()?.checked_add(off.into()),
         Symbol::SlotTable(id) => array(maps, id).map(|array| tables(array).words_addr()),
         Symbol::Missed(id) => array(maps, id)?.counters().map(|counters| counters.addr()),
         Symbol::Poison | Symbol::Here(_) => None,

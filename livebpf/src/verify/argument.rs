@@ -32,8 +32,8 @@ pub(super) struct Given {
     pub size: u64,
     /// What is taken back.
     pub released: Option<u32>,
-    /// The map has this key, whatever happens to it: the address of its value is never null.
-    pub exists: bool,
+    /// The index that is looked up in an array, where it is known and below the size: the address of its value is never null.
+    pub element: Option<u32>,
     /// The dynptr among them that was made before.
     pub dynptr: Option<Dynptr>,
 }
@@ -125,7 +125,9 @@ impl Verifier<'_> {
         match arg {
             Arg::MapKey => {
                 self.buffer(state, reg, self.element(reg, given)?.0, true, false)?;
-                given.exists = argument.proto.id == helper::id::MAP_LOOKUP_ELEM && self.exists(state, argument, given);
+                if argument.proto.id == helper::id::MAP_LOOKUP_ELEM {
+                    given.element = self.known_element(state, argument, given);
+                }
                 Ok(())
             }
             Arg::MapValue => self.buffer(state, reg, self.element(reg, given)?.1, true, false),
@@ -164,25 +166,23 @@ impl Verifier<'_> {
         Ok((def.key_size.into(), def.value_size.into()))
     }
 
-    /// Whether the key is a known index of an array, as the kernel finds it out: a number that was spilled with the key's size,
+    /// The key, where it is a known index of an array, as the kernel finds it out: a number that was spilled with the key's size,
     /// or bytes that are zero, within eight bytes of the stack.
-    fn exists(&mut self, state: &State, argument: &Argument<'_>, given: &Given) -> bool {
+    fn known_element(&mut self, state: &State, argument: &Argument<'_>, given: &Given) -> Option<u32> {
         let (Kind::Stack(frame), Some(off), Some(map)) =
             (argument.value.kind, argument.value.fixed_offset(), given.map.filter(|map| !map.is_template()))
         else {
-            return false;
+            return None;
         };
         let def = self.program.map(map);
         if !matches!(def.map_type, MapType::ARRAY | MapType::PERCPU_ARRAY) {
-            return false;
+            return None;
         }
         let (slot, key) = stack::constant(state.frame(frame.into()), off, def.key_size as usize);
-        let inside = key.is_some_and(|key| key < u64::from(def.max_entries));
-        if inside {
-            let at = Place { frame, mask: Mask { regs: 0, slots: 1 << slot } };
-            self.history.demand_place(&self.program.insns, &state.at, state.depth(), argument.pc, at);
-        }
-        inside
+        let index = key.and_then(|key| u32::try_from(key).ok()).filter(|index| *index < def.max_entries)?;
+        let at = Place { frame, mask: Mask { regs: 0, slots: 1 << slot } };
+        self.history.demand_place(&self.program.insns, &state.at, state.depth(), argument.pc, at);
+        Some(index)
     }
 
     /// What is held, is made, or is given back.

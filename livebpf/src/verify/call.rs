@@ -50,7 +50,7 @@ impl Verifier<'_> {
             if index.is_some() {
                 self.demand(state, pc, Reg::R3);
             }
-            self.notes.map(pc, map, index);
+            self.notes.map(pc, map, index.or(given.element));
         }
         self.dynptr_called(state, id, given.dynptr)?;
         if let Some(i) = proto.args.iter().position(|arg| *arg == Arg::Callback) {
@@ -96,7 +96,7 @@ impl Verifier<'_> {
             Ret::MapValueOrNull => match element {
                 Some(kind) => {
                     let mut value = handed(kind, None)?;
-                    if given.exists {
+                    if given.element.is_some() {
                         let keep = self.has_lock(&value);
                         not_null(&mut value, keep);
                     }

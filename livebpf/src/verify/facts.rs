@@ -67,6 +67,13 @@ pub enum Known {
     Record(RecordAccess),
     /// A helper call whose map argument is this map on every path.
     Map(MapId),
+    /// The same of a lookup in an array, whose key is this one constant below the map's size on every path.
+    Element {
+        /// The array.
+        map: MapId,
+        /// The key.
+        index: u32,
+    },
     /// A tail call.
     TailCall(TailCall),
     /// A conditional jump that goes the same way on every path: `true` is always taken.
@@ -78,9 +85,13 @@ impl InsnFacts {
     pub fn record(&self) -> Option<RecordAccess> {
         if let Some(Known::Record(access)) = self.known { Some(access) } else { None }
     }
-    /// [`Known::Map`].
+    /// The map of [`Known::Map`] or [`Known::Element`].
     pub fn map(&self) -> Option<MapId> {
-        if let Some(Known::Map(map)) = self.known { Some(map) } else { None }
+        if let Some(Known::Map(map) | Known::Element { map, .. }) = self.known { Some(map) } else { None }
+    }
+    /// The key of [`Known::Element`].
+    pub fn index(&self) -> Option<u32> {
+        if let Some(Known::Element { index, .. }) = self.known { Some(index) } else { None }
     }
     /// [`Known::TailCall`].
     pub fn tail_call(&self) -> Option<TailCall> {

@@ -104,7 +104,7 @@ impl Notes {
         (note.base, note.record) = (base, record);
         Ok(())
     }
-    /// A helper call with a map argument, and the constant index of a tail call.
+    /// A helper call with a map argument, and the constant index of a tail call or of a lookup in an array.
     pub fn map(&mut self, pc: Pc, map: MapId, index: Option<u32>) {
         let note = &mut self.insns[pc.index()];
         note.map.join(map);
@@ -143,11 +143,15 @@ impl Note {
                 (None, _) => TailCall::Dynamic,
             }));
         }
+        let call = match (map, self.index) {
+            (Some(map), Seen::Only(Some(index))) => Some(Known::Element { map, index }),
+            (map, _) => map.map(Known::Map),
+        };
         match (self.taken, self.fallen) {
             (true, false) => Some(Known::Always(true)),
             (false, true) => Some(Known::Always(false)),
             // No jump, or one that goes both ways.
-            (false, false) | (true, true) => self.record.map(Known::Record).or(map.map(Known::Map)),
+            (false, false) | (true, true) => self.record.map(Known::Record).or(call),
         }
     }
 }
