@@ -7,14 +7,17 @@
 //! .options slots near bmi2 movbe blind   how to compile (default: none of them)
 //! .map NAME TYPE KEY VALUE ENTRIES   the program's maps, in order
 //! .inner TYPE KEY VALUE ENTRIES      what the last of them holds, a map of maps
+//! .frozen BYTE...                    one more map, of frozen data
 //! .missed MAP...                     maps whose missed calls are counted, by number
 //! .func PC                           a further function begins here
 //! .stack BYTES...                    stack depth by function
+//! .unread SLOT...                    slots of the first function's stack that nothing reads; the others are read
 //! .zeroed                            stack is read that was not written
 //! .untrusted                         the author is not trusted
 //! .fact PC direct MAP INDEX          what verification is taken to have found out; MAP by number
 //! .fact PC element MAP INDEX         a lookup of that key
 //! .fact PC indirect MAP | dynamic | map MAP | inner MAP | record OFFSET SIZE | always taken | never taken | dead
+//! .fact PC last REGISTER             nothing reads the register after this
 //! ```
 
 mod jit_support;
@@ -29,7 +32,7 @@ use livebpf::context::RecordAccess;
 use livebpf::insn::{Pc, Size, text};
 use livebpf::jit::{self, Code, FrameInfo, Options, RelocKind, Symbol, TailCalls};
 use livebpf::link::{MapId, Program, Subprogram};
-use livebpf::object::{MapDef, MapType};
+use livebpf::object::{MapDef, MapInit, MapType};
 use livebpf::verify::{Facts, Known, TailCall, Verified};
 
 fn golden_dir() -> PathBuf {
@@ -72,6 +75,7 @@ fn parse(case: &Case) -> (Options, Verified) {
     let mut options = Options::default();
     let (mut maps, mut funcs, mut stacks) = (Vec::new(), vec![0u32], Vec::new());
     let mut facts_said: Vec<Vec<&str>> = Vec::new();
+    let mut unread = 0u64;
     let mut listing = String::new();
     for line in case.head.lines().filter(|l| !l.starts_with(['[', '#', '='])) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -95,6 +99,13 @@ fn parse(case: &Case) -> (Options, Verified) {
                 let outer = Arc::get_mut(maps.last_mut().expect("a map of maps")).expect("ours alone");
                 outer.inner = Some(Box::new(MapDef::new("inner", map_type, n(2), n(3), n(4))));
             }
+            Some(&".frozen") => {
+                let data: Vec<u8> = words[1..].iter().map(|w| number(Some(w))).collect();
+                let mut map = MapDef::new(".rodata", MapType::ARRAY, 4, data.len() as u32, 1);
+                (map.frozen, map.init) = (true, MapInit::Data(data));
+                maps.push(Arc::new(map));
+            }
+            Some(&".unread") => unread = words[1..].iter().map(|w| 1 << number::<u32>(Some(w))).sum(),
             Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
             Some(&".stack") => stacks = words[1..].iter().map(|w| number(Some(w))).collect(),
@@ -116,6 +127,7 @@ fn parse(case: &Case) -> (Options, Verified) {
         func.stack_depth = stacks.get(i).copied().unwrap_or(0);
         func.reads_unwritten = case.head.contains("\n.zeroed");
     }
+    facts.funcs[0].unread = unread;
     facts.wide_index = case.head.contains("\n.untrusted");
     facts_said.iter().for_each(|words| set_fact(&mut facts, words));
     (options, Verified::with_facts(program, facts))
@@ -156,6 +168,7 @@ fn set_fact(facts: &mut Facts, words: &[&str]) {
         "always" => fact.known = Some(Known::Always(true)),
         "never" => fact.known = Some(Known::Always(false)),
         "dead" => fact.reached = false,
+        "last" => fact.dead |= 1 << number::<u16>(words.get(2).map(|w| &w[1..]).as_ref()),
         other => panic!("fact {other}"),
     }
 }

@@ -370,6 +370,60 @@ exit",
 }
 
 #[test]
+fn a_register_is_dead_behind_its_last_reader() {
+    let verified = accepted(
+        "r2 = 1
+r3 = 2
+r4 = 3
+if r1 == 0 goto other
+r2 += r3
+r2 += r4
+r0 = r2
+exit
+other:
+r0 = r4
+exit",
+    );
+    let dead = |pc: u32, reg: u16| verified.facts().at(Pc(pc)).dead >> reg & 1 == 1;
+    assert!(!dead(2, 2) && !dead(2, 3) && !dead(2, 4));
+    assert!(dead(3, 1) && !dead(3, 2) && !dead(3, 3), "one of the ways reads them");
+    assert!(dead(4, 3) && !dead(4, 4) && dead(5, 4) && !dead(5, 2) && dead(6, 2));
+    assert!(!dead(7, 0) && !dead(7, 9), "nothing is said of what comes behind the end");
+    let called = accepted("r1 = 1\nr2 = 2\ncall sub\nexit\nfn sub static int\nsub:\nr0 = r1\nexit");
+    let dead = |pc: u32, reg: u16| called.facts().at(Pc(pc)).dead >> reg & 1 == 1;
+    assert!(!dead(0, 1) && dead(1, 2), "the function reads one argument only");
+}
+
+/// The slots of the first function's stack that somebody reads.
+fn read_slots(body: &str) -> u64 {
+    !accepted(body).facts().funcs[0].unread
+}
+
+#[test]
+fn stack_counts_as_read_whoever_reads_it() {
+    let fill = "*(u64 *)(r10 - 8) = 1\n*(u64 *)(r10 - 16) = 1\n*(u64 *)(r10 - 24) = 1\n*(u64 *)(r10 - 32) = 1\n";
+    let end = "r0 = 0\nexit\n";
+    assert_eq!(read_slots(&format!("{fill}{end}")), 0);
+    assert_eq!(read_slots(&format!("{fill}r2 = *(u8 *)(r10 - 9)\n{end}")), 0b10);
+    let indirect = format!("{fill}r2 = r10\nr2 += -24\nr2 = *(u64 *)(r2 + 0)\n{end}");
+    assert_eq!(read_slots(&indirect), 0b100);
+    let added = format!("{fill}r2 = 1\nlock *(u64 *)(r10 - 16) += r2\n{end}");
+    assert_eq!(read_slots(&added), 0b10, "an addition reads what it adds to");
+    let anywhere =
+        format!("{fill}r2 = *(u32 *)(r1 + 12)\nr2 &= 16\nr3 = r10\nr3 += -24\nr3 += r2\nr3 = *(u64 *)(r3 + 0)\n{end}");
+    assert_eq!(read_slots(&anywhere), 0b111, "somewhere in there");
+    let by_helper =
+        format!("map hash 8 8 1\n{fill}r1 = map[idx:0]\nr2 = r10\nr2 += -16\ncall bpf_map_lookup_elem#1\n{end}");
+    assert_eq!(read_slots(&by_helper), 0b10);
+    let written = format!("{fill}r1 = r10\nr1 += -32\n*(u64 *)(r1 + 0) = 7\n{end}");
+    assert_eq!(read_slots(&written), 0, "a write is no read");
+    let callee = "fn sub static int\nsub:\nr0 = *(u64 *)(r1 + 0)\n*(u64 *)(r10 - 8) = 1\nr0 = 0\nexit\n";
+    let by_callee = format!("{fill}r1 = r10\nr1 += -32\ncall sub\n{end}{callee}");
+    assert_eq!(read_slots(&by_callee), 0b1000);
+    assert_eq!(accepted(&by_callee).facts().funcs[1].unread, u64::MAX, "nothing of the callee's own");
+}
+
+#[test]
 fn untrusted_programs_keep_addresses_to_themselves() {
     let body = "map array 4 8 1\naccept\nr2 = map[idx:0][0]+0\n*(u64 *)(r2 + 0) = r1\nr0 = 0\nexit";
     let table = Table::builtin();
@@ -418,7 +472,7 @@ exit\nout:\nr0 = 0\nexit";
 fn the_trace_reads_like_the_kernels_log() {
     let body =
         "accept\nr6 = *(u32 *)(r1 + 12)\n*(u32 *)(r10 - 8) = r6\nif r6 > 7 goto out\nr1 = 3\ncall sub\nout:\nr0 = 0
-exit\nfn sub static int int\nsub:\nr0 = r1\nexit";
+exit\nfn sub static int\nsub:\nr0 = r1\nexit";
     let (table, log) = (Table::builtin(), std::cell::RefCell::new(String::new()));
     let verified = verify(case("trace", body).program, &Options { log: Some(&log), ..Options::new(&table) });
     let facts = verified.expect("nothing is wrong with it").facts().clone();

@@ -201,7 +201,7 @@ fn instruction(source: &mut Source<'_>, asm: &mut Asm) -> String {
     let ((alu, alu_name), (shift, shift_name)) = (source.pick(&ALUS), source.pick(&SHIFTS));
     let (ra, rb) = (name(size, a), name(size, b));
     let m = format!("{} {}", keyword(size), text(mem));
-    match source.below(24) {
+    match source.below(25) {
         0 => (asm.mov_rr(size, a, b), format!("mov {ra},{rb}")).1,
         1 => (asm.mov_ri32(a, imm as u32), format!("mov {},{n}", name(Size::D, a))).1,
         2 => (asm.mov_ri_sx(a, imm), format!("mov {},{n}", name(Size::Q, a))).1,
@@ -243,6 +243,11 @@ fn instruction(source: &mut Source<'_>, asm: &mut Asm) -> String {
             let (shift, shift_name) = source.pick(&SHIFTS[2..]);
             asm.shiftx_rrr(shift, size, a, b, c);
             format!("{shift_name}x {ra},{rb},{}", name(size, c))
+        }
+        23 => {
+            let by = source.below(64) as u8;
+            asm.rorx_rri(size, a, b, by);
+            format!("rorx {ra},{rb},{}", number(by.into()))
         }
         21 => (asm.lock_xadd(size, mem, a), format!("lock xadd {m},{ra}")).1,
         22 => (asm.lock_cmpxchg(size, mem, a), format!("lock cmpxchg {m},{ra}")).1,

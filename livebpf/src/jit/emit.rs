@@ -10,7 +10,7 @@ use super::x64::layout::LIMIT;
 use super::x64::{Asm, Gpr, Label, Laid, Pos};
 use crate::context::{Packet, describe_kind};
 use crate::helper::kfunc;
-use crate::insn::{AluOp, Insn, Pc, Reg, Size, Src};
+use crate::insn::{AluOp, Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program};
 use crate::verify::{Facts, TailCall};
 
@@ -171,6 +171,10 @@ impl<'a> Emitter<'a> {
         let mut pc = body.start;
         while pc < body.end {
             let Some(insn) = self.program.insns.get_ref(pc) else { break };
+            if self.plan.is_unused(pc) {
+                pc = Pc(pc.0 + insn.slots());
+                continue;
+            }
             self.lines.push((self.asm.pos(), pc));
             let slots = self.emit_fused(pc, insn);
             if slots == 0 {
@@ -181,21 +185,29 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    /// Emits an instruction together with the one after it where both make one; returns how many slots that took, or 0.
+    /// Emits an instruction together with those after it where all make one; returns how many slots that took, or 0.
     fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
         let begins_pair = match *insn {
             Insn::Mov { src, .. } => matches!(src, Src::Reg(_)),
             Insn::Alu { op, src, .. } => matches!((op, src), (AluOp::Lsh, Src::Imm(_)) | (AluOp::Add, Src::Reg(_))),
-            Insn::Load { size, .. } => size != Size::B,
+            Insn::Load { .. } => true,
+            Insn::LoadImm64 { value, .. } => matches!(value, Imm64::MapIdxValue { .. }),
             _ => return 0,
         };
         if self.blinds() {
             return 0;
         }
         let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
-        let slots = self.emit_indexed_load(pc, insn, next);
-        if slots > 0 {
-            return slots;
+        let long = match *insn {
+            Insn::Load { .. } => self.emit_joined_load(pc, insn, next),
+            Insn::LoadImm64 { .. } => self.emit_constant_load(pc, insn, next),
+            Insn::Mov { .. } if matches!(next, Insn::Alu { op: AluOp::Lsh | AluOp::Rsh, .. }) => {
+                self.emit_rotate(pc, insn, next)
+            }
+            _ => self.emit_indexed_load(pc, insn, next),
+        };
+        if long > 0 {
+            return long;
         }
         let fused =
             self.emit_mov_add(insn, next) || self.emit_shift_pair(insn, next) || self.emit_load_swapped(pc, insn, next);

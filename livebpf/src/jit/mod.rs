@@ -16,6 +16,7 @@ mod emit_atomic;
 mod emit_blind;
 mod emit_call;
 mod emit_div;
+mod emit_idiom;
 mod emit_jmp;
 mod emit_mem;
 mod emit_missed;

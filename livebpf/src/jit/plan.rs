@@ -149,6 +149,10 @@ impl Plan {
             for pc in (func.start.0..func.end.0).map(Pc) {
                 let Some(insn) = program.insns.get_ref(pc).filter(|_| facts.reached(pc)) else { continue };
                 plan.mark_target(facts, pc, insn);
+                if is_dead(facts, i, pc, insn) {
+                    plan.mark(pc, UNUSED);
+                    continue;
+                }
                 needs.note(program, facts, pc, insn);
                 calls.note(program, facts, pc, insn)?;
                 if let Insn::Call { helper } = *insn
@@ -245,6 +249,16 @@ impl Plan {
     }
 }
 
+/// Whether nothing reads what the instruction of function `func` leaves behind: a register, or bytes of the stack.
+fn is_dead(facts: &Facts, func: usize, pc: Pc, insn: &Insn) -> bool {
+    match *insn {
+        Insn::Store { size, base: Reg::R10, off, .. } => {
+            facts.funcs.get(func).is_some_and(|func| func.is_unread(off, size.bytes()))
+        }
+        _ => computed(insn).is_some_and(|dst| facts.at(pc).dead & bit(dst) != 0),
+    }
+}
+
 /// Whether control reaches the instruction only from the one before or a label, and leaves it only to the next.
 fn stays_in_line(insn: &Insn) -> bool {
     match insn {
@@ -271,6 +285,14 @@ fn stays_in_line(insn: &Insn) -> bool {
         | Insn::CallKfunc { .. }
         | Insn::CallX { .. }
         | Insn::Exit => false,
+    }
+}
+
+/// The register that the instruction computes, where that is all it does.
+fn computed(insn: &Insn) -> Option<Reg> {
+    match *insn {
+        Insn::Alu { dst, .. } | Insn::Neg { dst, .. } | Insn::Endian { dst, .. } => Some(dst),
+        _ => pure_definition(insn).map(|(dst, _)| dst),
     }
 }
 

@@ -49,6 +49,17 @@ pub struct FuncFacts {
     pub tail_call: bool,
     /// It may read bytes of its stack that it has not written: they must be zero when it begins.
     pub reads_unwritten: bool,
+    /// Slots of 8 bytes of its stack that nothing ever reads, the program or whom it calls: bit 0 is the one nearest to the frame pointer.
+    pub unread: u64,
+}
+
+impl FuncFacts {
+    /// Whether nothing ever reads the `size` bytes at `off` from the frame pointer.
+    pub fn is_unread(&self, off: i16, size: u32) -> bool {
+        let (first, last) = (i32::from(off), i32::from(off) + size as i32 - 1);
+        let slot = |off: i32| (-off - 1) / 8;
+        -512 <= first && last < 0 && (slot(last)..=slot(first)).all(|slot| self.unread >> slot & 1 == 1)
+    }
 }
 
 /// Facts about one instruction.
@@ -56,6 +67,8 @@ pub struct FuncFacts {
 pub struct InsnFacts {
     /// Some path reaches it. Unreached code is dead and need not be emitted.
     pub reached: bool,
+    /// Registers that nothing reads any more after it, as bits by number.
+    pub dead: u16,
     /// What else is known, which depends on the kind of instruction.
     pub known: Option<Known>,
 }

@@ -81,6 +81,13 @@ pub(super) fn registers(program: &Program, flow: &Flow) -> Vec<u16> {
     before
 }
 
+/// The registers that nothing reads any more after the instruction at `pc`; none when nothing comes after it.
+pub(super) fn dead_after(before: &[u16], pc: Pc, insn: &Insn) -> u16 {
+    let next = cfg::next(insn, pc);
+    let live = [next.fall, next.jump].into_iter().flatten().map(|to| before[to.index()]).reduce(|a, b| a | b);
+    live.map_or(0, |live| ALL_REGS & !live)
+}
+
 fn live_before(program: &Program, before: &[u16], pc: Pc, insn: &Insn) -> u16 {
     let next = cfg::next(insn, pc);
     let mut live = [next.fall, next.jump].into_iter().flatten().fold(0, |live, to| live | before[to.index()]);

@@ -172,6 +172,11 @@ impl Verifier<'_> {
         }
     }
 
+    /// Notes that the span is read, whoever reads it.
+    fn stack_read(&mut self, state: &State, span: &Span) {
+        self.notes.read[state.frame(span.frame).func.0 as usize] |= span.slots();
+    }
+
     /// Notes that stack down to the span's start is used.
     fn deepen(&mut self, state: &State, span: &Span) -> Step<()> {
         let func = state.frame(span.frame).func.0 as usize;
@@ -274,6 +279,7 @@ impl Verifier<'_> {
                 self.loaded_address(kind)
             }
             Place::Stack(span) => {
+                self.stack_read(state, &span);
                 self.history.read(&mut state.at, pc, span.frame, span.slots());
                 let read = stack::read(state, span, size, self.stack_rules());
                 let (value, content) = read.map_err(|f| f.with(base))?;
@@ -413,6 +419,7 @@ impl Verifier<'_> {
                 let text = "variable offset stack pointer cannot be passed into helper function";
                 return Err(invalid(base, text.to_owned()).help("an atomic operation on the stack needs a fixed place"));
             }
+            self.stack_read(state, &span);
             self.history.read(&mut state.at, pc, span.frame, span.slots());
             let (found, content) = stack::read(state, span, size, self.stack_rules()).map_err(|f| f.with(base))?;
             self.note_content(state, &span, content);
@@ -453,6 +460,7 @@ impl Verifier<'_> {
                     self.keep_dynptrs(state, reg, span)?;
                 }
                 if read {
+                    self.stack_read(state, &span);
                     self.history.use_slots(&state.at, span.frame, span.slots());
                     let rules = stack::Rules { argument: Some(reg), ..self.stack_rules() };
                     let content = stack::readable(state.frame(span.frame), span, rules).map_err(|f| f.with(reg))?;

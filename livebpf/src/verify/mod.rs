@@ -212,21 +212,32 @@ fn explore_all(v: &mut Verifier<'_>) -> Result<(), Box<Rejection>> {
 }
 
 fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
-    let func = |(&stack_depth, &reads_unwritten)| FuncFacts { stack_depth, reads_unwritten, ..FuncFacts::default() };
+    let notes = &v.notes;
+    let func = |i: usize| FuncFacts {
+        stack_depth: notes.depth[i],
+        reads_unwritten: notes.reads_unwritten[i],
+        unread: !notes.read[i],
+        ..FuncFacts::default()
+    };
     let mut facts = Facts {
         processed: v.processed,
         peak_states: v.peak_states,
         total_states: v.total_states,
         max_states_per_insn: v.max_states_per_insn,
-        changes_packet: v.notes.changes_packet,
-        shows_addresses: v.notes.shows_addresses,
+        changes_packet: notes.changes_packet,
+        shows_addresses: notes.shows_addresses,
         wide_index: v.options.trust == Trust::Untrusted,
-        funcs: v.notes.depth.iter().zip(&v.notes.reads_unwritten).map(func).collect(),
+        funcs: (0..notes.depth.len()).map(func).collect(),
         ..Facts::default()
     };
     let tail_call = |insn: Option<Insn>| insn == Some(Insn::Call { helper: helper::id::TAIL_CALL });
-    v.notes.finish(&mut facts, |pc| tail_call(program.insns.get(pc)));
-    for (pc, insn) in program.insns.iter().filter(|(pc, _)| facts.insns[pc.index()].reached) {
+    notes.finish(&mut facts, |pc| tail_call(program.insns.get(pc)));
+    for (pc, insn) in program.insns.iter() {
+        let fact = &mut facts.insns[pc.index()];
+        if !fact.reached {
+            continue;
+        }
+        fact.dead = live::dead_after(&v.live, pc, &insn);
         let func = &mut facts.funcs[v.flow.func[pc.index()] as usize];
         unproven::note_callee_saved(&mut func.callee_saved, cfg::mentioned(&insn));
         match insn {

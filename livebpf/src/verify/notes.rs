@@ -61,6 +61,8 @@ const BLANK: Note = Note {
 pub(super) struct Notes {
     insns: Vec<Note>,
     pub depth: Vec<u32>,
+    /// By function: the slots of its stack that are read.
+    pub read: Vec<u64>,
     /// By function: reads stack bytes that were not written.
     pub reads_unwritten: Vec<bool>,
     pub changes_packet: bool,
@@ -72,6 +74,7 @@ impl Notes {
         Notes {
             insns: vec![BLANK; slots],
             depth: vec![0; funcs],
+            read: vec![0; funcs],
             reads_unwritten: vec![false; funcs],
             changes_packet: false,
             shows_addresses: false,
@@ -125,7 +128,7 @@ impl Notes {
         facts.insns = Vec::with_capacity(self.insns.len());
         for (i, note) in self.insns.iter().enumerate() {
             let is_tail_call = note.reached && is_tail_call(Pc(i as u32));
-            facts.insns.push(InsnFacts { reached: note.reached, known: note.known(is_tail_call) });
+            facts.insns.push(InsnFacts { reached: note.reached, dead: 0, known: note.known(is_tail_call) });
         }
     }
 }

@@ -299,6 +299,18 @@ impl Asm {
             0xc0 | dst.low() << 3 | src.low(),
         ]);
     }
+    /// `rorx dst, src, imm` (BMI2)
+    pub fn rorx_rri(&mut self, size: Size, dst: Gpr, src: Gpr, imm: u8) {
+        let not = |r: Gpr| u8::from(!r.high());
+        self.put(&[
+            0xc4,
+            not(dst) << 7 | 1 << 6 | not(src) << 5 | 3,
+            u8::from(size == Size::Q) << 7 | 15 << 3 | 3,
+            0xf0,
+            0xc0 | dst.low() << 3 | src.low(),
+            imm,
+        ]);
+    }
     /// `bswap r`
     pub fn bswap(&mut self, size: Size, r: Gpr) {
         let rex = u8::from(size == Size::Q) << 3 | u8::from(r.high());

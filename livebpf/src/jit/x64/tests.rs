@@ -212,6 +212,9 @@ fn three_registers() {
             check(|s| s.shiftx_rrr(op, size, dst, src, count), &want);
         }
     }
+    for ((dst, src), size) in pairs().flat_map(|p| D_Q.map(|s| (p, s))) {
+        check(|s| s.rorx_rri(size, dst, src, 13), &format!("rorx {},{},0xd", name(size, dst), name(size, src)));
+    }
 }
 
 #[test]
