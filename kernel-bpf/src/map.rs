@@ -46,7 +46,7 @@ pub struct Map {
 
 impl Map {
     /// Creates it: any type but those of sockets, tasks and the like. Only hashes, arrays,
-    /// those per CPU, program arrays and maps of maps can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
+    /// those per CPU, program arrays, maps of maps and arrays of devices can be read and written. Global data is written into it, and frozen where it is constant. A program array is empty: its static
     /// initialisers name programs, which are for the caller to load.
     ///
     /// # Errors

@@ -160,26 +160,26 @@ fn name(text: &str) -> [u8; NAME] {
 }
 
 /// Map types whose keys and values have exactly the sizes that they are created with.
-pub const PLAIN_MAPS: [MapType; 6] = [
+pub const PLAIN_MAPS: [MapType; 7] = [
     MapType::HASH,
     MapType::ARRAY,
     MapType::PROG_ARRAY,
     MapType::LRU_HASH,
     MapType::ARRAY_OF_MAPS,
     MapType::HASH_OF_MAPS,
+    MapType::DEVMAP,
 ];
 
 /// Map types with a value for each CPU.
 pub const PER_CPU_MAPS: [MapType; 3] = [MapType::PERCPU_HASH, MapType::PERCPU_ARRAY, MapType::LRU_PERCPU_HASH];
 
 /// Other types that programs can be given, but whose elements are not read or written from here: values of other sizes, or none.
-pub const PROGRAMS_MAPS: [MapType; 9] = [
+pub const PROGRAMS_MAPS: [MapType; 8] = [
     MapType::LPM_TRIE,
     MapType::QUEUE,
     MapType::STACK,
     MapType::RINGBUF,
     MapType::PERF_EVENT_ARRAY,
-    MapType::DEVMAP,
     MapType::DEVMAP_HASH,
     MapType::CPUMAP,
     MapType::XSKMAP,

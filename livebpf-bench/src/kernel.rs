@@ -69,6 +69,10 @@ pub fn prepare(work: &Work) -> Result<Box<dyn Runner>, Error> {
         let (outer, inner) = (map(outer)?, map(inner)?);
         Work::nested_keys().try_for_each(|key| outer.set_map(&key, inner))?;
     }
+    if let Some(devices) = work.devices {
+        let (key, value) = Work::LOOPBACK;
+        map(devices)?.update(&key, &value, 0)?;
+    }
     let reader = |ring: Ring| Ok::<_, Error>((RingReader::of(map(ring.map)?)?, ring.runs));
     let ring = work.ring.map(reader).transpose()?;
     let slots = !work.slots.is_empty();

@@ -66,6 +66,10 @@ fn load(runtime: Runtime, work: &Work) -> Result<Runs, Error> {
         let (outer, inner) = (MapOfMaps::try_from(map(outer)?)?, map(inner)?);
         Work::nested_keys().try_for_each(|key| outer.set(&key, inner, 0))?;
     }
+    if let Some(devices) = work.devices {
+        let (key, value) = Work::LOOPBACK;
+        map(devices)?.write(&key, &value, 0)?;
+    }
     let runner = LiveRunner::new(&runtime, program(0)?, &work.packet)?;
     let first = work.first.map(program).transpose()?;
     let ring = |ring: Ring| {

@@ -16,6 +16,8 @@ pub struct Work {
     pub slots: Vec<Slot>,
     /// A map of maps, and the map that all of its 256 elements hold.
     pub nested: Option<[&'static str; 2]>,
+    /// A map of devices, whose first entry is the loopback interface.
+    pub devices: Option<&'static str>,
     /// Run once before anything else, by the thread that is measured: fills maps. An index into the programs.
     pub first: Option<usize>,
     /// What is run on.
@@ -88,6 +90,9 @@ impl Work {
         (0..256u32).map(u32::to_ne_bytes)
     }
 
+    /// The entry of a map of devices: the loopback interface.
+    pub const LOOPBACK: ([u8; 4], [u8; 4]) = ([0; 4], 1u32.to_ne_bytes());
+
     /// The same, done by a function in C.
     #[must_use]
     pub fn native(self, name: &'static str) -> Work {
@@ -101,6 +106,7 @@ impl Work {
             programs: vec![program],
             slots: Vec::new(),
             nested: None,
+            devices: None,
             first: None,
             packet,
             answer,

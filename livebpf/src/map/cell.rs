@@ -15,6 +15,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -351,51 +352,85 @@ impl<'a> Slice<'a> {
     }
 
     /// Copies from another window, front to back; as many bytes as the shorter has. For windows that do not overlap, or
-    /// where `self` begins before `from`.
+    /// where `self` begins before `from`. Each side is accessed in words of its own.
     #[inline]
     pub fn copy_from(self, from: Slice<'_>) -> usize {
         let len = self.len.min(from.len);
-        let same_alignment = (self.addr() ^ from.addr()) & 7 == 0;
-        if len <= 64 || same_alignment {
-            self.copy_pieces(from, len)
-        } else {
-            self.copy_buffered(from, len)
-        }
+        let words = if len < 32 { 0..0 } else { self.copy_words(from, len) };
+        self.copy_pieces(from, words.end..len);
         len
+    }
+
+    /// [`copy_from`](Self::copy_from) for windows that may overlap in any way.
+    #[inline]
+    pub fn move_from(self, from: Slice<'_>) -> usize {
+        let ahead = self.addr().wrapping_sub(from.addr());
+        if ahead == 0 || ahead >= from.len as u64 { self.copy_from(from) } else { self.write(&from.to_vec()) }
     }
 
     /// In the largest pieces that are aligned on both sides.
     #[inline]
-    fn copy_pieces(self, from: Slice<'_>, len: usize) {
-        let mut off = 0;
-        while off < len {
+    fn copy_pieces(self, from: Slice<'_>, part: Range<usize>) {
+        let mut off = part.start;
+        while off < part.end {
             let low_bits = self.addr().wrapping_add(off as u64) | from.addr().wrapping_add(off as u64);
-            let size = Self::piece_at(low_bits, len - off);
+            let size = Self::piece_at(low_bits, part.end - off);
             let Some(word) = from.load(off, size) else { return };
             self.store(off, size, word);
             off += size.bytes() as usize;
         }
     }
 
-    /// Through a small buffer, so that each side is accessed in its own words.
-    fn copy_buffered(self, from: Slice<'_>, len: usize) {
-        let mut buffer = [0; 256];
-        let mut off = 0;
-        while off < len {
-            let n = (len - off).min(buffer.len());
-            let (Some(source), Some(target)) = (from.sub(off, n), self.sub(off, n)) else { return };
-            source.read(&mut buffer[..n]);
-            target.write(&buffer[..n]);
-            off += n;
+    /// Copies `len` bytes, at least 32, up to some that are left at the end; answers which part it copied.
+    ///
+    /// Where the two are aligned differently, a word of ours is made of two of theirs, the second of which is read before ours is
+    /// written, and lies behind it where the windows overlap.
+    fn copy_words(self, from: Slice<'_>, len: usize) -> Range<usize> {
+        let shift = from.addr().wrapping_sub(self.addr()) as usize % 8;
+        // Up to a word of ours; and so far that all of the word of theirs that the next byte is in lies inside.
+        let head = self.addr().wrapping_neg() as usize % 8 + if shift == 0 { 0 } else { 8 };
+        self.copy_pieces(from, 0..head);
+        let (ours, theirs) = (self.words(head, len), from.words(head - shift, len));
+        if shift == 0 {
+            ours.iter().zip(theirs).for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
+            return 0..head + 8 * ours.len().min(theirs.len());
+        }
+        let Some((first, rest)) = theirs.split_first() else { return 0..head };
+        let (mut low, bits) = (first.load(Relaxed), 8 * shift);
+        for (to, from) in ours.iter().zip(rest) {
+            let high = from.load(Relaxed);
+            to.store(low >> bits | high << (64 - bits), Relaxed);
+            low = high;
+        }
+        0..head + 8 * ours.len().min(rest.len())
+    }
+
+    /// The words in [off, end), none where they do not begin at an address that is a multiple of 8.
+    #[inline]
+    fn words(self, off: usize, end: usize) -> &'a [AtomicU64] {
+        let count = end.saturating_sub(off) / 8;
+        match self.at(off, count * 8).map(NonNull::cast::<AtomicU64>) {
+            // SAFETY: as in `atomic_u64`, for each of them.
+            Some(first) if first.is_aligned() => unsafe { std::slice::from_raw_parts(first.as_ptr(), count) },
+            Some(_) | None => &[],
         }
     }
 
     /// Sets every byte to zero.
     pub fn clear(self) {
-        const ZEROS: [u8; 256] = [0; 256];
-        let mut off = 0;
-        while let Some(rest) = self.sub(off, (self.len - off).min(ZEROS.len())).filter(|rest| !rest.is_empty()) {
-            off += rest.write(&ZEROS);
+        let head = (self.addr().wrapping_neg() as usize % 8).min(self.len);
+        let words = self.words(head, self.len);
+        words.iter().for_each(|word| word.store(0, Relaxed));
+        self.clear_pieces(0..head);
+        self.clear_pieces(head + 8 * words.len()..self.len);
+    }
+
+    fn clear_pieces(self, part: Range<usize>) {
+        let mut off = part.start;
+        while off < part.end {
+            let size = self.piece(off, part.end - off);
+            self.store(off, size, 0);
+            off += size.bytes() as usize;
         }
     }
 
@@ -443,118 +478,5 @@ impl fmt::Debug for Slice<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeroed_is_zero_and_aligned_and_refuses_absurd_sizes() {
-        for len in [0, 1, 7, 64, 4097] {
-            let bytes = Bytes::zeroed(len).unwrap();
-            assert_eq!(bytes.addr() % ALIGN as u64, 0);
-            assert_eq!(bytes.slice().to_vec(), vec![0; len as usize]);
-            assert_eq!(bytes.is_empty(), len == 0);
-        }
-        for len in [u64::MAX, u64::MAX - 63, i64::MAX as u64, 1 << 62] {
-            assert_eq!(Bytes::zeroed(len).unwrap_err(), OutOfMemory { len });
-        }
-    }
-
-    #[test]
-    fn nothing_outside_the_window_is_reached() {
-        let bytes = Bytes::zeroed(16).unwrap();
-        let all = bytes.slice();
-        for size in [Size::B, Size::H, Size::W, Size::DW] {
-            let n = size.bytes() as usize;
-            assert!(all.load(16 - n, size).is_some());
-            for off in [16 - n + 1, 16, 17, usize::MAX - 2, usize::MAX] {
-                assert_eq!(all.load(off, size), None);
-                assert_eq!(all.store(off, size, !0), None);
-            }
-        }
-        assert!(all.sub(17, 0).is_none() && all.sub(1, 16).is_none() && all.sub(2, usize::MAX).is_none());
-        assert_eq!(all.sub(16, 0).unwrap().len(), 0);
-        assert_eq!(all.to_vec(), [0; 16]);
-        let middle = all.sub(3, 5).unwrap();
-        assert_eq!(middle.write(&[0xff; 9]), 5);
-        assert_eq!(all.to_vec(), [0, 0, 0, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let mut more = [7; 9];
-        assert_eq!(middle.read(&mut more), 5);
-        assert_eq!(more, [255, 255, 255, 255, 255, 7, 7, 7, 7]);
-    }
-
-    #[test]
-    fn loads_and_stores_at_every_alignment() {
-        let bytes = Bytes::zeroed(32).unwrap();
-        let all = bytes.slice();
-        all.write(&(0u8..32).collect::<Vec<_>>());
-        for off in 0..24 {
-            let b = |i: usize| (off + i) as u64;
-            assert_eq!(all.load(off, Size::H), Some(b(0) | b(1) << 8));
-            assert_eq!(all.load(off, Size::W), Some((0..4).map(|i| b(i) << (8 * i)).sum()));
-            assert_eq!(all.load(off, Size::DW), Some((0..8).map(|i| b(i) << (8 * i)).sum()));
-            assert_eq!(all.atomic_u64(off).is_some(), off.is_multiple_of(8));
-        }
-        for (size, off) in [(Size::H, 1), (Size::W, 3), (Size::DW, 5), (Size::DW, 8), (Size::W, 4), (Size::H, 6)] {
-            let other = Bytes::zeroed(32).unwrap();
-            other.slice().store(off, size, 0x1122_3344_5566_7788).unwrap();
-            let mut want = [0; 32];
-            let n = size.bytes() as usize;
-            want[off..off + n].copy_from_slice(&0x1122_3344_5566_7788u64.to_le_bytes()[..n]);
-            assert_eq!(other.slice().to_vec(), want);
-        }
-    }
-
-    #[test]
-    fn copies_compare_and_clear_at_every_alignment() {
-        let pattern: Vec<u8> = (0..600).map(|i| (i % 251 + 1) as u8).collect();
-        for off in 0..9 {
-            for len in (0..=31).chain([63, 64, 65, 255, 256, 257, 515]) {
-                let (one, two) = (Bytes::zeroed(530).unwrap(), Bytes::zeroed(530).unwrap());
-                let (a, b) = (one.slice().sub(off, len).unwrap(), two.slice().sub(8 - off, len).unwrap());
-                assert_eq!(a.write(&pattern), len);
-                assert!(a.equals(&pattern[..len]) && !a.equals(&pattern[..len + 1]));
-                assert_eq!(b.copy_from(a), len);
-                assert_eq!(b.to_vec(), pattern[..len]);
-                if let Some(last) = len.checked_sub(1) {
-                    b.store(last, Size::B, 0).unwrap();
-                    assert!(!b.equals(&pattern[..len]));
-                }
-                a.clear();
-                assert_eq!(one.slice().to_vec(), [0; 530]);
-            }
-        }
-    }
-
-    #[test]
-    fn find_gives_the_offset_of_an_address() {
-        let bytes = Bytes::zeroed(64).unwrap();
-        let window = bytes.slice().sub(8, 16).unwrap();
-        let addr = window.addr();
-        assert_eq!(window.find(addr, 16), Some(0));
-        assert_eq!(window.find(addr + 15, 1), Some(15));
-        assert_eq!(window.find(addr + 16, 0), Some(16));
-        for (at, len) in [(addr - 1, 1), (addr + 15, 2), (addr + 16, 1), (0, 1), (u64::MAX, 8), (addr, usize::MAX)] {
-            assert_eq!(window.find(at, len), None);
-        }
-    }
-
-    #[test]
-    fn external_memory_lives_as_long_as_its_owner() {
-        let block = Box::into_raw(vec![1u8, 2, 3, 4].into_boxed_slice());
-        let first = NonNull::new(block.cast::<u8>()).unwrap();
-        struct Owner(*mut [u8]);
-        // SAFETY: the pointer is only used by `drop`.
-        unsafe impl Send for Owner {}
-        // SAFETY: as above.
-        unsafe impl Sync for Owner {}
-        impl Drop for Owner {
-            fn drop(&mut self) {
-                // SAFETY: it came from `Box::into_raw`, and `Bytes` drops the owner last.
-                drop(unsafe { Box::from_raw(self.0) });
-            }
-        }
-        // SAFETY: `Owner` keeps the block, and nothing refers to it.
-        let bytes = unsafe { Bytes::external(first, 4, Box::new(Owner(block))) };
-        assert_eq!(bytes.slice().to_vec(), [1, 2, 3, 4]);
-    }
-}
+#[path = "cell_tests.rs"]
+mod tests;

@@ -36,6 +36,9 @@ pub enum MapError {
     /// An argument that makes no sense for this map (`EINVAL`).
     #[error("{0}")]
     Invalid(Text),
+    /// Flags of an update that there are not (`EINVAL`).
+    #[error("update flags {0:#x} are not 0 (any), 1 (noexist) or 2 (exist)")]
+    UnknownFlags(u64),
     /// A value that had to name a program or a map names none (`EBADF`).
     #[error("{0}")]
     BadHandle(Text),
@@ -82,7 +85,7 @@ impl MapError {
             MapError::TooBig(_) | MapError::Full { .. } | MapError::IndexTooBig { .. } => libc::E2BIG,
             MapError::NotFound => libc::ENOENT,
             MapError::Exists => libc::EEXIST,
-            MapError::Invalid(_) | MapError::Unsupported { .. } => libc::EINVAL,
+            MapError::Invalid(_) | MapError::UnknownFlags(_) | MapError::Unsupported { .. } => libc::EINVAL,
             MapError::BadHandle(_) => libc::EBADF,
             MapError::Denied(_) => libc::EPERM,
             MapError::NoMemory(_) => libc::ENOMEM,

@@ -436,7 +436,11 @@ impl Hash {
 
     #[inline]
     fn delete_key<K: Key>(&self, key: K) -> Result<(), MapError> {
-        let mut locked = Locked::new(self.bucket(key.hash(self.seed)).ok_or_else(broken)?)?;
+        let bucket = self.bucket(key.hash(self.seed)).ok_or_else(broken)?;
+        if first(bucket.load(Ordering::Acquire)) == 0 {
+            return Err(MapError::NotFound);
+        }
+        let mut locked = Locked::new(bucket)?;
         let place = self.place(&locked, key).ok_or(MapError::NotFound)?;
         place.relink(&mut locked, place.next);
         drop(locked);

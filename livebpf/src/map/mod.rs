@@ -243,6 +243,15 @@ impl Map {
         }
     }
 
+    /// The first four bytes of what an entry holds that packets can be redirected to.
+    #[inline]
+    pub(crate) fn target(&self, key: u32) -> Option<u32> {
+        match &self.storage {
+            Storage::Targets(targets) => targets.target(key),
+            _ => None,
+        }
+    }
+
     /// Whether it has a value for each CPU.
     pub fn is_per_cpu(&self) -> bool {
         let types = [MapType::PERCPU_ARRAY, MapType::PERCPU_HASH, MapType::LRU_PERCPU_HASH];
@@ -619,12 +628,7 @@ fn no_lock() -> MapError {
 /// Refuses update flags other than `BPF_ANY`, `BPF_NOEXIST` and `BPF_EXIST`.
 #[inline]
 fn check_flags(flags: u64) -> Result<(), MapError> {
-    if flags <= BPF_EXIST { Ok(()) } else { Err(unknown_flags(flags)) }
-}
-
-#[cold]
-fn unknown_flags(flags: u64) -> MapError {
-    MapError::Invalid(format!("update flags {flags:#x} are not 0 (any), 1 (noexist) or 2 (exist)").into())
+    if flags <= BPF_EXIST { Ok(()) } else { Err(MapError::UnknownFlags(flags)) }
 }
 
 #[cold]

@@ -8,11 +8,11 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
-use super::effects::Effects;
+use super::effects::{Effects, Redirect};
 use super::generation::Generation;
 use super::program::{Entry, Loaded};
 use super::stub::{self, Landing};
-use super::worker::Core;
+use super::worker::{Core, asked};
 use crate::map::Map;
 use crate::map::cell::Slice;
 use crate::object::ProgType;
@@ -141,7 +141,13 @@ pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
 
 /// What the run has asked for so far, to be changed; `None` outside of a run.
 pub(crate) fn effects<R>(change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
-    with(|c| c.and_then(|c| c.worker().change_effects(change)))
+    with(|c| c.and_then(|c| c.worker().change_effects(asked::MORE, change)))
+}
+
+/// The same where that is only where the packet is to go.
+#[inline]
+pub(crate) fn redirect(redirect: Option<Redirect>) {
+    with(|c| c.and_then(|c| c.worker().change_effects(asked::REDIRECT, |effects| effects.redirect = redirect)));
 }
 
 /// The cookie that the worker's user has set; 0 outside of a run.
@@ -151,7 +157,7 @@ pub(crate) fn attach_cookie() -> u64 {
 
 /// The type of the program that was started.
 pub(crate) fn prog_type() -> Option<ProgType> {
-    with(|c| c.map(|c| c.entry().loaded.contract.kind.prog_type))
+    with(|c| c.map(|c| c.entry().prog_type))
 }
 
 /// A copy of [addr, addr + len), where all of it was declared by the worker's user or is in one value of a map that programs may

@@ -17,7 +17,7 @@ use super::generation::Generation;
 use super::program::Entry;
 use super::stack;
 use super::stub::{self, Landing, Series};
-use super::worker::{Core, panicked};
+use super::worker::{Core, asked, panicked};
 use crate::context::Context;
 
 /// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
@@ -58,7 +58,7 @@ impl Core {
         let hot = &self.hot;
         current::outside()
             && !self.reader.forked()
-            && (!self.asked.get() || self.forget_effects())
+            && (self.asked.get() == 0 || self.forget_effects())
             && stack::suffices(generation.stack())
             && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
                 || self.prepare(entry, generation))
@@ -100,25 +100,27 @@ impl Core {
         mut done: impl FnMut(&mut Context, u32, &Effects),
     ) -> Result<(), RunError> {
         let mut words = [0; CHUNK];
-        let mut rest = contexts;
+        let (mut rest, mut most) = (contexts, CHUNK);
         while !rest.is_empty() {
-            let ran = self.run_plain_chunk(entry, rest, &mut words);
+            let ran = self.run_plain_chunk(entry, &rest[..rest.len().min(most)], &mut words);
             let (chunk, more) = rest.split_at_mut(ran.max(1));
             rest = more;
             if ran == 0 {
                 words[0] = self.run_checked(entry, &mut chunk[0])?;
             }
-            let left = self.asked.get() && self.take_left();
+            let left = self.asked.get() & asked::LEFT != 0 && self.take_left();
+            // Where each run asks for something, not many are prepared each time.
+            most = if self.asked.get() != 0 { (2 * ran).clamp(1, CHUNK) } else { CHUNK };
             // Only the last run of a chunk has asked for anything.
             let Some((last, plain)) = chunk.split_last_mut() else { continue };
             let r0 = words[plain.len()];
-            plain.iter_mut().zip(words).for_each(|(ctx, r0)| done(ctx, r0 as u32, &NO_EFFECTS));
+            plain.iter_mut().zip(&words).for_each(|(ctx, r0)| done(ctx, *r0 as u32, &NO_EFFECTS));
             if left {
                 return Err(panicked(entry));
             }
             match self.asked.get() {
-                false => done(last, r0 as u32, &NO_EFFECTS),
-                true => done(last, r0 as u32, &self.effects.borrow()),
+                0 => done(last, r0 as u32, &NO_EFFECTS),
+                _ => done(last, r0 as u32, &self.effects.borrow()),
             }
         }
         Ok(())
@@ -147,7 +149,7 @@ impl Core {
             last: 0,
             entry: hot.address.get(),
             cpu: u64::from(self.cpu) << 32,
-            asked: self.asked.as_ptr().cast(),
+            asked: self.asked.as_ptr(),
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
             stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
@@ -167,6 +169,6 @@ impl Core {
 
     /// A run of this worker is left.
     pub(super) fn note_panic(&self) {
-        self.asked.set(true);
+        self.asked.set(self.asked.get() | asked::LEFT);
     }
 }

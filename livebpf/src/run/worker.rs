@@ -36,13 +36,24 @@ pub(super) struct Core {
     pub(super) reader: Reader,
     pub(super) shared: Arc<Shared>,
     pub(super) cpu: u32,
-    /// What the last outermost run asked for; `asked`: it is not empty.
+    /// What the last outermost run asked for.
     pub(super) effects: RefCell<Effects>,
-    pub(super) asked: Cell<bool>,
+    /// 0 as long as that is nothing; else some of [`asked`]'s bits.
+    pub(super) asked: Cell<u8>,
     cookie: u64,
     /// Memory that programs may probe, by its address; no two overlap.
     declared: BTreeMap<u64, Vec<u8>>,
     pub(super) hot: Hot,
+}
+
+/// What a run has asked for, in the bits of `Core::asked`.
+pub(super) mod asked {
+    /// A redirection at most.
+    pub const REDIRECT: u8 = 1;
+    /// Anything else.
+    pub const MORE: u8 = 2;
+    /// A helper has panicked, and left the run.
+    pub const LEFT: u8 = 4;
 }
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
@@ -61,7 +72,7 @@ impl Worker {
         // Takes long the first time on a thread, and this is most likely the one that will run.
         let _ = stack::remaining();
         let reader = shared.domain.reader();
-        let (effects, asked, declared) = (RefCell::default(), Cell::new(false), BTreeMap::new());
+        let (effects, asked, declared) = (RefCell::default(), Cell::new(0), BTreeMap::new());
         let hot = Hot::new();
         let shared = shared.clone();
         Ok(Worker { core: Box::new(Core { shared, reader, cpu, effects, asked, cookie: 0, declared, hot }) })
@@ -201,17 +212,21 @@ impl Core {
         let from = usize::try_from(addr - start).ok()?;
         bytes.get(from..from.checked_add(len)?)
     }
-    /// `None` where a signal handler's run meets the change that it interrupts.
-    pub(super) fn change_effects<R>(&self, change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
-        self.asked.set(true);
+    /// Notes in addition what the bits `what` say. `None` where a signal handler's run meets the change that it interrupts.
+    pub(super) fn change_effects<R>(&self, what: u8, change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
+        self.asked.set(self.asked.get() | what);
         self.effects.try_borrow_mut().ok().map(|mut effects| change(&mut effects))
     }
     /// False where a signal handler's run meets the change that it interrupts.
-    #[cold]
+    #[inline]
     pub(super) fn forget_effects(&self) -> bool {
-        let forgotten = self.effects.try_borrow_mut().map(|mut effects| *effects = Effects::default()).is_ok();
-        self.asked.set(!forgotten);
-        forgotten
+        let Ok(mut effects) = self.effects.try_borrow_mut() else { return false };
+        effects.redirect = None;
+        if self.asked.get() & asked::MORE != 0 {
+            forget_more(&mut effects);
+        }
+        self.asked.set(0);
+        true
     }
     pub(super) fn cpu(&self) -> u32 {
         self.cpu
@@ -236,7 +251,7 @@ impl Core {
         }
         // SAFETY: `is_plain` was asked, and the context is of the program's type.
         let r0 = current::outermost(&self.hot.current, || unsafe { self.run_plain(ctx) });
-        if self.asked.get() && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
+        if self.asked.get() & asked::LEFT != 0 && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
     }
 
     /// Any other run: those that are refused, too.
@@ -281,7 +296,7 @@ impl Core {
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
         }
-        if self.asked.get() && depth == 0 {
+        if self.asked.get() != 0 && depth == 0 {
             self.forget_effects();
         }
         let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };
@@ -381,6 +396,11 @@ impl Core {
         let r0 = current::scope(&current, || unsafe { stub::enter(address, r1, r2, self.cpu, &raw mut landing) });
         if landing.left() { Err(panicked(entry)) } else { Ok(r0) }
     }
+}
+
+#[cold]
+fn forget_more(effects: &mut Effects) {
+    *effects = Effects::default();
 }
 
 #[cold]

@@ -73,16 +73,6 @@ unsafe fn memory(dynptr: &Dynptr, offset: u32, len: u32) -> Result<Slice<'static
     }
 }
 
-/// Copies all of `from`, which may overlap.
-fn copy(to: Slice<'_>, from: Slice<'_>) {
-    let behind = to.addr().checked_sub(from.addr()).is_some_and(|distance| distance < from.len() as u64);
-    if behind {
-        to.write(&from.to_vec());
-    } else {
-        to.copy_from(from);
-    }
-}
-
 /// `long bpf_dynptr_from_mem(data, size, flags, ptr)`: 0, -E2BIG or -EINVAL.
 ///
 /// # Safety
@@ -107,15 +97,17 @@ pub(super) unsafe fn read([to, len, from, offset, flags]: [u64; 5]) -> u64 {
     }
     // SAFETY: as the caller promises.
     match unsafe { memory(&from, offset, len) } {
-        Ok(from) => copy(to, from),
+        Ok(from) => {
+            to.move_from(from);
+            0
+        }
         Err(number) => {
             if from.kind == DynptrKind::Skb {
                 to.clear();
             }
-            return errno(number);
+            errno(number)
         }
     }
-    0
 }
 
 /// `long bpf_dynptr_write(dst, offset, src, len, flags)`: 0, -EINVAL for null, flags and what is read-only, -E2BIG outside.
@@ -136,9 +128,9 @@ pub(super) unsafe fn write([to, offset, from, len, flags]: [u64; 5]) -> u64 {
     }
     // SAFETY: as the caller promises.
     match unsafe { memory(&to, offset, len) } {
-        Ok(memory) => copy(memory, from),
+        Ok(memory) => memory.move_from(from),
         Err(number) => return errno(number),
-    }
+    };
     if flags & INVALIDATE_HASH != 0 {
         // SAFETY: as the caller promises: it is the context's record.
         unsafe { Record::at(to.addr) }.put(sk_buff::HASH, Size::W, 0);

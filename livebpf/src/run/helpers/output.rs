@@ -40,7 +40,7 @@ const FIB_FLAGS: u64 = 0x3f;
 const NOT_FORWARDED: u64 = 4;
 
 fn ask(to: Target, flags: u64) {
-    current::effects(|effects| effects.redirect = Some(Redirect { to, flags }));
+    current::redirect(Some(Redirect { to, flags }));
 }
 
 /// `long bpf_redirect(ifindex, flags)`: the verdict: `XDP_REDIRECT` or `TC_ACT_REDIRECT`, or for unknown flags `XDP_ABORTED` or
@@ -48,6 +48,7 @@ fn ask(to: Target, flags: u64) {
 ///
 /// # Safety
 /// None needed.
+#[inline(always)]
 pub(super) unsafe fn redirect([interface, flags, ..]: [u64; 5]) -> u64 {
     let xdp = current::prog_type() == Some(ProgType::XDP);
     let (known, done, refused) =
@@ -93,6 +94,7 @@ pub(super) unsafe fn redirect_neigh([interface, params, len, flags, _]: [u64; 5]
 ///
 /// # Safety
 /// R1 is the address of a live `Map`.
+#[inline(always)]
 pub(super) unsafe fn redirect_map([map, key, flags, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let map = unsafe { live(map) };
@@ -102,10 +104,10 @@ pub(super) unsafe fn redirect_map([map, key, flags, ..]: [u64; 5]) -> u64 {
         return XDP_ABORTED;
     }
     let key = key as u32;
-    let value = map.lookup(&key.to_ne_bytes(), current::cpu()).and_then(|v| v.load(0, Size::W)).map(|v| v as u32);
+    let value = map.target(key);
     let broadcast = flags & BROADCAST != 0;
     if value.is_none() && !broadcast {
-        current::effects(|effects| effects.redirect = None);
+        current::redirect(None);
         return flags & ACTION;
     }
     ask(Target::Map { map: map.id(), key, value: value.filter(|_| !broadcast) }, flags);

@@ -50,7 +50,7 @@ pub(super) unsafe fn xdp_adjust_head([ctx, delta, ..]: [u64; 5]) -> u64 {
     if let (1.., Some(from), Some(to)) =
         (meta_len, record.buffer(meta, meta_len), record.buffer(meta + delta, meta_len))
     {
-        to.write(&from.to_vec());
+        to.move_from(from);
     }
     record.set(record::DATA_META, meta + delta);
     record.set(record::DATA, new);
@@ -145,7 +145,7 @@ pub(super) unsafe fn xdp_store_bytes([ctx, offset, from, len, _]: [u64; 5]) -> u
     let (record, from) = unsafe { (Record::at(ctx), Slice::from_raw(from, len as u32 as usize)) };
     match copied(&record, offset, len) {
         Ok(to) => {
-            to.write(&from.to_vec());
+            to.move_from(from);
             0
         }
         Err(number) => errno(number),

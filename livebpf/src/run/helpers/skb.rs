@@ -31,7 +31,7 @@ pub(super) unsafe fn skb_store_bytes([skb, offset, from, len, flags]: [u64; 5]) 
     let target = record.packet(offset.into(), len.into()).filter(|_| offset <= i32::MAX as u32);
     let Some(target) = target else { return errno(libc::EFAULT) };
     // The two may overlap: packet bytes can be copied within the packet.
-    target.write(&from.to_vec());
+    target.move_from(from);
     if flags & INVALIDATE_HASH != 0 {
         record.put(sk_buff::HASH, Size::W, 0);
     }
