@@ -50,7 +50,8 @@ pub(super) struct Emitter<'a> {
     pub return_zero: Option<Label>,
     relocs: Vec<(Pos, RelocKind, Symbol)>,
     sites: Vec<Site>,
-    lines: Vec<(Pos, Pc)>,
+    /// Where each instruction's code begins: [`Pos::order`], which the layout turns into offsets.
+    lines: Vec<(u32, Pc)>,
     /// Constants hidden so far.
     pub blinded: u64,
 }
@@ -92,8 +93,7 @@ impl<'a> Emitter<'a> {
     /// The instruction after the one at `pc`, where both can be compiled as one: it is no jump's target.
     pub(super) fn partner(&self, pc: Pc, insn: &Insn) -> Option<&'a Insn> {
         let next = Pc(pc.0 + insn.slots());
-        let usable = self.facts.reached(next) && !self.plan.is_target(next) && !self.plan.is_unused(next);
-        self.program.insns.get_ref(next).filter(|_| usable)
+        self.program.insns.get_ref(next).filter(|_| !self.plan.is_special(next))
     }
 
     /// Emits everything and puts it in its place.
@@ -113,7 +113,7 @@ impl<'a> Emitter<'a> {
             let begin = self.asm.pos();
             let tail = self.emit_prologue(self.function_label(func), func == 0);
             tail_entry.get_or_insert(tail);
-            self.emit_function(func)?;
+            self.emit_function(func).map_err(|error| *error)?;
             spans.push((begin, self.asm.pos(), self.frame.native_stack()));
             if self.asm.pos().is_beyond(LIMIT) {
                 return Err(JitError::TooLarge { limit: LIMIT });
@@ -122,65 +122,78 @@ impl<'a> Emitter<'a> {
         self.finish(&spans, tail_entry)
     }
 
-    fn emit_function(&mut self, func: usize) -> Result<(), JitError> {
+    /// Errors of single instructions are boxed: where there is none, that is a register and not a place in memory.
+    fn emit_function(&mut self, func: usize) -> Result<(), Box<JitError>> {
         let (start, end) = (self.program.subprogs[func].start, self.program.subprogs[func].end);
         (self.span, self.shared_epilogue, self.return_zero) = (start..end, None, None);
         let mut pc = start;
-        // The last instruction emitted, when control can run on from it.
-        let mut open: Option<Pc> = None;
+        // The last instruction emitted, if there is one in front of `pc`.
+        let mut last: Option<Pc> = None;
         while pc < end {
             let Some(insn) = self.program.insns.get_ref(pc) else {
                 pc = pc.next();
                 continue;
             };
-            if !self.facts.reached(pc) {
-                if open.take().is_some() {
-                    // Verification has shown that nothing gets here.
-                    self.asm.ud2();
+            if self.plan.is_special(pc) {
+                if self.plan.is_dead(pc) {
+                    if self.is_open(last.take()) {
+                        // Verification has shown that nothing gets here.
+                        self.asm.ud2();
+                    }
+                    pc = Pc(pc.0 + insn.slots());
+                    continue;
                 }
-                pc = Pc(pc.0 + insn.slots());
-                continue;
+                if let Some(align) = self.plan.loop_alignment(pc) {
+                    self.asm.align(align, 0);
+                }
+                if self.plan.is_target(pc) {
+                    self.asm.bind(Label(pc.0));
+                }
+                if self.plan.is_unused(pc) {
+                    last = Some(pc);
+                    pc = Pc(pc.0 + insn.slots());
+                    continue;
+                }
             }
-            if let Some(align) = self.plan.loop_alignment(pc) {
-                self.asm.align(align, 0);
-            }
-            self.asm.bind(Label(pc.0));
-            open = plan::falls_through(self.facts, pc, insn).then_some(pc);
-            if self.plan.is_unused(pc) {
-                pc = Pc(pc.0 + insn.slots());
-                continue;
-            }
-            self.lines.push((self.asm.pos(), pc));
-            let slots = self.emit_fused(pc, insn);
-            if slots > 0 {
-                pc = Pc(pc.0 + slots);
-                continue;
-            }
-            self.emit_insn(pc, insn)?;
-            pc = Pc(pc.0 + insn.slots());
+            last = Some(pc);
+            pc = self.emit_at(pc, insn)?;
         }
-        if let Some(pc) = open {
-            return Err(JitError::FallsOff { pc, func: self.program.subprogs[func].name.clone() });
+        if let Some(pc) = last
+            && self.is_open(last)
+        {
+            return Err(Box::new(JitError::FallsOff { pc, func: self.program.subprogs[func].name.clone() }));
         }
         self.emit_return_zero();
         Ok(())
     }
 
+    /// Whether control can run on from behind an instruction.
+    fn is_open(&self, pc: Option<Pc>) -> bool {
+        let insn = pc.and_then(|pc| Some((pc, self.program.insns.get_ref(pc)?)));
+        insn.is_some_and(|(pc, insn)| plan::falls_through(self.facts, pc, insn))
+    }
+
+    /// Emits the instruction at `pc`, with those after it that become one with it; returns where to go on.
+    #[inline(always)]
+    fn emit_at(&mut self, pc: Pc, insn: &Insn) -> Result<Pc, Box<JitError>> {
+        self.lines.push((self.asm.pos().order(), pc));
+        let slots = self.emit_fused(pc, insn);
+        if slots > 0 {
+            return Ok(Pc(pc.0 + slots));
+        }
+        self.emit_insn(pc, insn)?;
+        Ok(Pc(pc.0 + insn.slots()))
+    }
+
     /// Emits the instructions of another function in this one: plain ones, that nothing leads into the middle of.
-    pub(super) fn emit_body(&mut self, body: Range<Pc>) -> Result<(), JitError> {
+    pub(super) fn emit_body(&mut self, body: Range<Pc>) -> Result<(), Box<JitError>> {
         let mut pc = body.start;
         while pc < body.end {
             let Some(insn) = self.program.insns.get_ref(pc) else { break };
-            if self.plan.is_unused(pc) {
-                pc = Pc(pc.0 + insn.slots());
-                continue;
-            }
-            self.lines.push((self.asm.pos(), pc));
-            let slots = self.emit_fused(pc, insn);
-            if slots == 0 {
-                self.emit_insn(pc, insn)?;
-            }
-            pc = Pc(pc.0 + slots.max(insn.slots()));
+            pc = match self.plan.is_unused(pc) {
+                true => Pc(pc.0 + insn.slots()),
+                false => self.emit_at(pc, insn)?,
+            };
         }
         Ok(())
     }
@@ -215,7 +228,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// The one match over all instructions.
-    fn emit_insn(&mut self, pc: Pc, insn: &Insn) -> Result<(), JitError> {
+    fn emit_insn(&mut self, pc: Pc, insn: &Insn) -> Result<(), Box<JitError>> {
         match *insn {
             Insn::Alu { op, width, dst, src } => self.emit_alu(op, width, dst, src),
             Insn::Neg { width, dst } => self.emit_neg(width, dst),
@@ -244,9 +257,11 @@ impl<'a> Emitter<'a> {
                     let desc = describe_kind(&self.program.kind);
                     self.emit_call(kfunc.function(desc.is_some_and(|d| d.packet == Packet::Write)));
                 }
-                None => return Err(JitError::Unsupported { pc, what: "a call of a kernel function" }),
+                None => return Err(JitError::Unsupported { pc, what: "a call of a kernel function" }.into()),
             },
-            Insn::CallX { .. } => return Err(JitError::Unsupported { pc, what: "a call through a register" }),
+            Insn::CallX { .. } => {
+                return Err(JitError::Unsupported { pc, what: "a call through a register" }.into());
+            }
             Insn::Exit => self.emit_exit(),
         }
         Ok(())
@@ -316,7 +331,7 @@ impl<'a> Emitter<'a> {
             .ok_or(JitError::BadJump { pc, target: i64::from(pc.0) + 1 + i64::from(off) })
     }
 
-    fn finish(self, spans: &[(Pos, Pos, u32)], tail_entry: Option<Pos>) -> Result<Code, JitError> {
+    fn finish(mut self, spans: &[(Pos, Pos, u32)], tail_entry: Option<Pos>) -> Result<Code, JitError> {
         let main = self.function_label(0);
         let laid = self.asm.finish().map_err(|_| JitError::TooLarge { limit: LIMIT })?;
         let mut frames: Vec<FrameInfo> = spans
@@ -330,6 +345,7 @@ impl<'a> Emitter<'a> {
             .collect();
         frame::chains(&mut frames, &self.plan.calls)
             .map_err(|f| JitError::Recursion { func: self.program.subprogs[f].name.clone() })?;
+        laid.settle(&mut self.lines);
         let relocs =
             self.relocs.iter().map(|(at, kind, symbol)| Reloc { at: laid.offset(*at), kind: *kind, symbol: *symbol });
         Ok(Code {
@@ -338,7 +354,7 @@ impl<'a> Emitter<'a> {
             entry: laid.label(main).unwrap_or(0),
             tail_entry: tail_entry.map_or(0, |t| laid.offset(t)),
             frames,
-            lines: self.lines.iter().map(|(pos, pc)| (laid.offset(*pos), *pc)).collect(),
+            lines: self.lines,
             bytes: laid.bytes,
         })
     }

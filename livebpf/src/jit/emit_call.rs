@@ -32,13 +32,13 @@ impl Emitter<'_> {
     }
 
     /// `call entry`; a few plain instructions instead of the call where the function has no more than that.
-    pub(super) fn emit_call_subprog(&mut self, pc: Pc, off: i32) -> Result<(), JitError> {
+    pub(super) fn emit_call_subprog(&mut self, pc: Pc, off: i32) -> Result<(), Box<JitError>> {
         let func = plan::callee(self.program, pc, off)?;
         if let Some(body) = plan::inlined(self.program, self.facts, func) {
             return self.emit_body(body);
         }
         if !self.facts.at(self.program.subprogs[func].start).reached {
-            return Err(JitError::BadCall { pc, target: i64::from(pc.0) + 1 + i64::from(off) });
+            return Err(Box::new(JitError::BadCall { pc, target: i64::from(pc.0) + 1 + i64::from(off) }));
         }
         let label = self.function_label(func);
         self.asm.call(label);

@@ -24,6 +24,8 @@ const SHORT: u32 = 6;
 const MIDDLE: u32 = 14;
 /// Nothing reads what this instruction computes.
 const UNUSED: u8 = 4;
+/// Nothing gets here.
+const DEAD: u8 = 32;
 
 /// The plan.
 pub(super) struct Plan {
@@ -130,24 +132,28 @@ pub(super) fn falls_through(facts: &Facts, pc: Pc, insn: &Insn) -> bool {
 
 impl Plan {
     pub(super) fn new(program: &Program, facts: &Facts, options: &Options) -> Result<Plan, JitError> {
-        let n = program.insns.len() as usize;
         let funcs = program.subprogs.len();
         let mut plan = Plan {
-            marks: vec![0; n],
+            marks: facts.insns.iter().map(|insn| if insn.reached { 0 } else { DEAD }).collect(),
             needs: Vec::with_capacity(funcs),
             calls: Vec::with_capacity(funcs),
             needed: vec![false; funcs],
         };
+        plan.marks.resize(program.insns.len() as usize, DEAD);
         for (i, func) in program.subprogs.iter().enumerate() {
-            let FuncFacts { stack_depth, callee_saved, reads_unwritten: zeroed, .. } =
+            let FuncFacts { stack_depth, callee_saved, frame_pointer: rbp, reads_unwritten: zeroed, .. } =
                 facts.funcs.get(i).copied().unwrap_or_default();
             if stack_depth > 512 {
                 return Err(JitError::Stack { func: func.name.clone(), depth: stack_depth });
             }
-            let mut needs = Needs { stack_depth, callee_saved, zeroed, ..Needs::default() };
+            let mut needs = Needs { stack_depth, callee_saved, rbp, zeroed, ..Needs::default() };
             let mut calls = Calls::default();
             for pc in (func.start.0..func.end.0).map(Pc) {
-                let Some(insn) = program.insns.get_ref(pc).filter(|_| facts.reached(pc)) else { continue };
+                let Some(insn) = program.insns.get_ref(pc) else { continue };
+                // Most instructions need no planning.
+                if stays_in_line(insn) && !matches!(insn, Insn::LoadImm64 { .. }) || plan.marked(pc, DEAD) {
+                    continue;
+                }
                 plan.mark_target(facts, pc, insn);
                 if is_dead(facts, i, pc, insn) {
                     plan.mark(pc, UNUSED);
@@ -173,6 +179,7 @@ impl Plan {
         func == 0 || self.needed.get(func) == Some(&true)
     }
 
+    #[inline]
     fn marked(&self, pc: Pc, mark: u8) -> bool {
         self.marks.get(pc.index()).is_some_and(|m| m & mark != 0)
     }
@@ -180,6 +187,16 @@ impl Plan {
         if let Some(m) = self.marks.get_mut(pc.index()) {
             *m |= mark;
         }
+    }
+    /// Whether anything is to be known about `pc`: whether it [is dead](Plan::is_dead), [a target](Plan::is_target), has an
+    /// [alignment](Plan::loop_alignment) or [is not used](Plan::is_unused).
+    #[inline]
+    pub(super) fn is_special(&self, pc: Pc) -> bool {
+        self.marked(pc, !0)
+    }
+    /// Whether nothing gets to `pc`.
+    pub(super) fn is_dead(&self, pc: Pc) -> bool {
+        self.marked(pc, DEAD)
     }
     /// Whether some jump leads to `pc`.
     pub(super) fn is_target(&self, pc: Pc) -> bool {
@@ -260,6 +277,7 @@ fn is_dead(facts: &Facts, func: usize, pc: Pc, insn: &Insn) -> bool {
 }
 
 /// Whether control reaches the instruction only from the one before or a label, and leaves it only to the next.
+#[inline]
 fn stays_in_line(insn: &Insn) -> bool {
     match insn {
         Insn::Alu { .. }
@@ -322,7 +340,6 @@ fn mentioned(insn: &Insn) -> u16 {
 impl Needs {
     fn note(&mut self, program: &Program, facts: &Facts, pc: Pc, insn: &Insn) {
         self.may_goto |= matches!(insn, Insn::MayGoto { .. });
-        self.rbp = self.rbp || mentioned(insn) & bit(Reg::R10) != 0;
         self.calls |= match *insn {
             Insn::CallSubprog { off } => !callee(program, pc, off).is_ok_and(|func| is_inlined(program, facts, func)),
             Insn::CallKfunc { .. } => true,

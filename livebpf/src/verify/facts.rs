@@ -41,6 +41,8 @@ pub struct FuncFacts {
     pub stack_depth: u32,
     /// Which of R6, R7, R8, R9 the function's own instructions mention.
     pub callee_saved: [bool; 4],
+    /// The function's own instructions mention R10.
+    pub frame_pointer: bool,
     /// It calls a helper other than tail_call.
     pub calls_helper: bool,
     /// It calls a subprogram.
@@ -59,6 +61,17 @@ impl FuncFacts {
         let (first, last) = (i32::from(off), i32::from(off) + size as i32 - 1);
         let slot = |off: i32| (-off - 1) / 8;
         -512 <= first && last < 0 && (slot(last)..=slot(first)).all(|slot| self.unread >> slot & 1 == 1)
+    }
+}
+
+impl FuncFacts {
+    /// Notes the registers that an instruction mentions, as bits by number.
+    pub(super) fn mention(&mut self, registers: u16) {
+        let mentioned = |r: usize| registers & 1 << r != 0;
+        for (i, used) in self.callee_saved.iter_mut().enumerate() {
+            *used |= mentioned(6 + i);
+        }
+        self.frame_pointer |= mentioned(10);
     }
 }
 

@@ -239,7 +239,7 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
         }
         fact.dead = live::dead_after(&v.live, pc, &insn);
         let func = &mut facts.funcs[v.flow.func[pc.index()] as usize];
-        unproven::note_callee_saved(&mut func.callee_saved, cfg::mentioned(&insn));
+        func.mention(cfg::mentioned(&insn));
         match insn {
             Insn::Call { .. } if tail_call(Some(insn)) => {
                 func.tail_call = true;

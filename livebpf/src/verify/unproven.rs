@@ -31,7 +31,7 @@ impl Verified {
         for (pc, insn) in program.insns.iter() {
             let func = &mut facts.funcs[flow.func[pc.index()] as usize];
             func.stack_depth = MAX_STACK;
-            note_callee_saved(&mut func.callee_saved, mentioned(&insn));
+            func.mention(mentioned(&insn));
             let fact = &mut facts.insns[pc.index()];
             fact.reached = live[pc.index()];
             if !fact.reached {
@@ -73,13 +73,6 @@ impl Verified {
 /// What is said of a call through a register.
 pub(super) fn callx(reg: Reg) -> String {
     format!("unknown opcode 8d: a call through register R{}", reg.number())
-}
-
-/// Adds R6 to R9 out of a register mask.
-pub(super) fn note_callee_saved(used: &mut [bool; 4], mask: u16) {
-    for (i, used) in used.iter_mut().enumerate() {
-        *used |= mask & (1 << (6 + i)) != 0;
-    }
 }
 
 /// What the instructions right in front of a tail call say about its map and index.

@@ -3,7 +3,7 @@
 //! A method's name is the mnemonic followed by its operands: `r` register, `m` memory, `i` immediate. No method
 //! changes the instruction it was asked for (a `mov` of 0 stays a `mov`): that choice belongs to the caller.
 
-use super::encode::{Bytes, Imm, Op, Parts, RegField, Rm};
+use super::encode::{Imm, Op, Parts, RegField, Short};
 use super::layout::{Branch, Label, Laid, Layout, Pos, TooLarge};
 use super::nop;
 use super::operand::{Alu, Cc, Gpr, Mem, Shift, Size};
@@ -39,6 +39,22 @@ fn full_imm(size: Size, imm: i32) -> Imm {
     }
 }
 
+/// The opcode of arithmetic with a constant, and the constant in its shortest form.
+#[inline(always)]
+fn alu_imm(imm: i32) -> (Op, Imm) {
+    match i8::try_from(imm) {
+        Ok(imm) => (Op::One(0x83), Imm::I8(imm)),
+        Err(_) => (Op::One(0x81), Imm::I32(imm)),
+    }
+}
+
+/// An instruction without prefixes but REX, on operands of 32 or 64 bits.
+#[inline(always)]
+const fn plain(size: Size, op: Op, reg: RegField, imm: Imm) -> Parts {
+    let wide = matches!(size, Size::Q);
+    Parts { lock: false, word: false, wide, op, reg, byte_reg: false, byte_rm: false, imm }
+}
+
 impl Asm {
     /// An assembler with room for about `bytes`, and with labels 0 to `labels - 1` already made.
     pub fn with_capacity(bytes: usize, labels: u32) -> Asm {
@@ -69,90 +85,101 @@ impl Asm {
     fn put(&mut self, bytes: &[u8]) {
         self.layout.put(bytes);
     }
-    #[inline]
-    fn modrm(&mut self, size: Size, op: Op, reg: RegField, rm: Rm, imm: Imm) {
+    /// An instruction on a register; `size` is D or Q.
+    #[inline(always)]
+    fn reg(&mut self, size: Size, op: Op, reg: RegField, rm: Gpr, imm: Imm) {
+        debug_assert!(matches!(size, Size::D | Size::Q));
+        self.layout.put_short(plain(size, op, reg, imm).with_reg(rm));
+    }
+    /// The same of any size.
+    #[inline(always)]
+    fn reg_sized(&mut self, size: Size, op: Op, reg: RegField, rm: Gpr, imm: Imm) {
         let byte = size == Size::B;
-        let parts = Parts { lock: false, size, op, reg, rm, byte_reg: byte, byte_rm: byte, imm };
-        self.layout.put_insn(&parts.encode());
+        let parts = Parts { word: size == Size::W, byte_reg: byte, byte_rm: byte, ..plain(size, op, reg, imm) };
+        self.layout.put_short(parts.with_reg(rm));
     }
-    fn locked(&mut self, size: Size, op: Op, reg: Gpr, mem: Mem) {
-        let (reg, rm, byte) = (RegField::Reg(reg), mem.into(), size == Size::B);
-        let parts = Parts { lock: true, size, op, reg, rm, byte_reg: byte, byte_rm: byte, imm: Imm::None };
-        self.layout.put_insn(&parts.encode());
+    /// An instruction on memory; `size` is D or Q.
+    #[inline(always)]
+    fn mem(&mut self, size: Size, op: Op, reg: RegField, mem: Mem, imm: Imm) {
+        debug_assert!(matches!(size, Size::D | Size::Q));
+        self.layout.put_long(plain(size, op, reg, imm).with_mem(mem));
     }
-    /// One-byte opcode with the register in its low bits.
-    fn short(&mut self, wide: bool, op: u8, r: Gpr) {
-        let mut out = Bytes::new();
-        let rex = u8::from(wide) << 3 | u8::from(r.high());
-        if rex != 0 {
-            out.push(0x40 | rex);
-        }
-        out.push(op | r.low());
-        self.layout.put_insn(&out);
+    /// The same of any size.
+    #[inline(always)]
+    fn mem_sized(&mut self, size: Size, op: Op, reg: RegField, mem: Mem, imm: Imm) {
+        let parts = Parts { word: size == Size::W, byte_reg: size == Size::B, ..plain(size, op, reg, imm) };
+        self.layout.put_long(parts.with_mem(mem));
+    }
+    fn locked(&mut self, size: Size, op: Op, reg: RegField, mem: Mem) {
+        let parts =
+            Parts { lock: true, word: size == Size::W, byte_reg: size == Size::B, ..plain(size, op, reg, Imm::None) };
+        self.layout.put_long(parts.with_mem(mem));
     }
 
     // Moves.
 
     /// `mov dst, src`; `size` D or Q.
     pub fn mov_rr(&mut self, size: Size, dst: Gpr, src: Gpr) {
-        self.modrm(size, Op::One(0x89), RegField::Reg(src), dst.into(), Imm::None);
+        self.reg(size, Op::One(0x89), RegField::Reg(src), dst, Imm::None);
     }
     /// `mov dst32, imm`: the upper half becomes zero.
     pub fn mov_ri32(&mut self, dst: Gpr, imm: u32) {
-        self.short(false, 0xb8, dst);
-        self.put(&imm.to_le_bytes());
+        self.layout.put_short(Short::register(false, 0xb8, dst).then(Imm::I32(imm as i32)));
     }
     /// `mov dst, imm` sign-extended to 64 bits.
     pub fn mov_ri_sx(&mut self, dst: Gpr, imm: i32) {
-        self.modrm(Size::Q, Op::One(0xc7), RegField::Ext(0), dst.into(), Imm::I32(imm));
+        self.reg(Size::Q, Op::One(0xc7), RegField::Ext(0), dst, Imm::I32(imm));
     }
     /// `mov dst, imm64`; returns where the immediate is.
     pub fn mov_ri64(&mut self, dst: Gpr, imm: u64) -> Pos {
-        self.short(true, 0xb8, dst);
-        let at = self.pos();
-        self.put(&imm.to_le_bytes());
-        at
+        let opcode = self.pos();
+        self.layout.put_long(Short::register(true, 0xb8, dst).then_long(imm, 8));
+        opcode.plus(2)
     }
     /// `mov dst, [mem]`; `size` D or Q.
     pub fn mov_rm(&mut self, size: Size, dst: Gpr, mem: Mem) {
-        self.modrm(size, Op::One(0x8b), RegField::Reg(dst), mem.into(), Imm::None);
+        self.mem(size, Op::One(0x8b), RegField::Reg(dst), mem, Imm::None);
     }
     /// `mov [mem], src`
     pub fn mov_mr(&mut self, size: Size, mem: Mem, src: Gpr) {
-        self.modrm(size, sized(0x89, size), RegField::Reg(src), mem.into(), Imm::None);
+        self.mem_sized(size, sized(0x89, size), RegField::Reg(src), mem, Imm::None);
     }
     /// `mov [mem], imm`, sign-extended at Q, truncated below D.
     pub fn mov_mi(&mut self, size: Size, mem: Mem, imm: i32) {
-        self.modrm(size, sized(0xc7, size), RegField::Ext(0), mem.into(), full_imm(size, imm));
+        self.mem_sized(size, sized(0xc7, size), RegField::Ext(0), mem, full_imm(size, imm));
     }
     /// `movbe dst, [mem]`; `size` D or Q.
     pub fn movbe_rm(&mut self, size: Size, dst: Gpr, mem: Mem) {
-        self.modrm(size, Op::Three(0xf0), RegField::Reg(dst), mem.into(), Imm::None);
+        self.mem(size, Op::Three(0xf0), RegField::Reg(dst), mem, Imm::None);
     }
     /// `movzx dst32, src`; `from` B or W.
     pub fn movzx_rr(&mut self, from: Size, dst: Gpr, src: Gpr) {
-        self.extend(Size::D, from, false, dst, src.into());
+        self.extend_reg(Size::D, from, false, dst, src);
     }
     /// `movzx dst32, [mem]`; `from` B or W.
     pub fn movzx_rm(&mut self, from: Size, dst: Gpr, mem: Mem) {
-        self.extend(Size::D, from, false, dst, mem.into());
+        self.extend_mem(Size::D, from, false, dst, mem);
     }
     /// `movsx dst, src`; `to` D or Q, `from` narrower.
     pub fn movsx_rr(&mut self, to: Size, from: Size, dst: Gpr, src: Gpr) {
-        self.extend(to, from, true, dst, src.into());
+        self.extend_reg(to, from, true, dst, src);
     }
     /// `movsx dst, [mem]`; `to` D or Q, `from` narrower.
     pub fn movsx_rm(&mut self, to: Size, from: Size, dst: Gpr, mem: Mem) {
-        self.extend(to, from, true, dst, mem.into());
+        self.extend_mem(to, from, true, dst, mem);
     }
-    fn extend(&mut self, to: Size, from: Size, signed: bool, dst: Gpr, rm: Rm) {
-        let (op, reg, byte_rm) = (extend_op(from, signed), RegField::Reg(dst), from == Size::B);
-        let parts = Parts { lock: false, size: to, op, reg, rm, byte_reg: false, byte_rm, imm: Imm::None };
-        self.layout.put_insn(&parts.encode());
+    #[inline(always)]
+    fn extend_reg(&mut self, to: Size, from: Size, signed: bool, dst: Gpr, src: Gpr) {
+        let parts = plain(to, extend_op(from, signed), RegField::Reg(dst), Imm::None);
+        self.layout.put_short(Parts { byte_rm: from == Size::B, ..parts }.with_reg(src));
+    }
+    #[inline(always)]
+    fn extend_mem(&mut self, to: Size, from: Size, signed: bool, dst: Gpr, mem: Mem) {
+        self.mem(to, extend_op(from, signed), RegField::Reg(dst), mem, Imm::None);
     }
     /// `lea dst, [mem]`; `size` D or Q.
     pub fn lea(&mut self, size: Size, dst: Gpr, mem: Mem) {
-        self.modrm(size, Op::One(0x8d), RegField::Reg(dst), mem.into(), Imm::None);
+        self.mem(size, Op::One(0x8d), RegField::Reg(dst), mem, Imm::None);
     }
     /// `lea dst, [rip + label]`
     pub fn lea_label(&mut self, dst: Gpr, label: Label) {
@@ -161,49 +188,41 @@ impl Asm {
     }
     /// `push r`
     pub fn push(&mut self, r: Gpr) {
-        self.short(false, 0x50, r);
+        self.layout.put_short(Short::register(false, 0x50, r));
     }
     /// `pop r`
     pub fn pop(&mut self, r: Gpr) {
-        self.short(false, 0x58, r);
+        self.layout.put_short(Short::register(false, 0x58, r));
     }
 
     // Arithmetic. `size` is D or Q unless said otherwise.
 
     /// `op dst, src`
     pub fn alu_rr(&mut self, op: Alu, size: Size, dst: Gpr, src: Gpr) {
-        self.modrm(size, Op::One((op as u8) << 3 | 1), RegField::Reg(src), dst.into(), Imm::None);
+        self.reg(size, Op::One((op as u8) << 3 | 1), RegField::Reg(src), dst, Imm::None);
     }
     /// `op dst, [mem]`
     pub fn alu_rm(&mut self, op: Alu, size: Size, dst: Gpr, mem: Mem) {
-        self.modrm(size, Op::One((op as u8) << 3 | 3), RegField::Reg(dst), mem.into(), Imm::None);
+        self.mem(size, Op::One((op as u8) << 3 | 3), RegField::Reg(dst), mem, Imm::None);
     }
     /// `op [mem], imm`; `imm` is sign-extended.
     pub fn alu_mi(&mut self, op: Alu, size: Size, mem: Mem, imm: i32) {
-        self.alu_imm(op, size, mem.into(), imm);
+        let (opcode, imm) = alu_imm(imm);
+        self.mem(size, opcode, RegField::Ext(op as u8), mem, imm);
     }
     /// `op dst, imm`; `imm` is sign-extended.
     pub fn alu_ri(&mut self, op: Alu, size: Size, dst: Gpr, imm: i32) {
         if dst == Gpr::Rax && i8::try_from(imm).is_err() {
-            if size == Size::Q {
-                self.put(&[0x48]);
-            }
-            self.put(&[(op as u8) << 3 | 5]);
-            self.put(&imm.to_le_bytes());
+            let opcode = Short::register(size == Size::Q, (op as u8) << 3 | 5, dst);
+            self.layout.put_short(opcode.then(Imm::I32(imm)));
         } else {
-            self.alu_imm(op, size, dst.into(), imm);
+            let (opcode, imm) = alu_imm(imm);
+            self.reg(size, opcode, RegField::Ext(op as u8), dst, imm);
         }
-    }
-    fn alu_imm(&mut self, op: Alu, size: Size, rm: Rm, imm: i32) {
-        let (opcode, imm) = match i8::try_from(imm) {
-            Ok(imm) => (0x83, Imm::I8(imm)),
-            Err(_) => (0x81, Imm::I32(imm)),
-        };
-        self.modrm(size, Op::One(opcode), RegField::Ext(op as u8), rm, imm);
     }
     /// `test a, b`
     pub fn test_rr(&mut self, size: Size, a: Gpr, b: Gpr) {
-        self.modrm(size, Op::One(0x85), RegField::Reg(b), a.into(), Imm::None);
+        self.reg(size, Op::One(0x85), RegField::Reg(b), a, Imm::None);
     }
     /// `test r, imm`; `size` B, D or Q.
     pub fn test_ri(&mut self, size: Size, r: Gpr, imm: i32) {
@@ -218,36 +237,36 @@ impl Asm {
                 self.put(&imm.to_le_bytes());
             }
         } else {
-            self.modrm(size, sized(0xf7, size), RegField::Ext(0), r.into(), full_imm(size, imm));
+            self.reg_sized(size, sized(0xf7, size), RegField::Ext(0), r, full_imm(size, imm));
         }
     }
     /// `inc r`
     pub fn inc(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xff), RegField::Ext(0), r.into(), Imm::None);
+        self.reg(size, Op::One(0xff), RegField::Ext(0), r, Imm::None);
     }
     /// `dec r`
     pub fn dec(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xff), RegField::Ext(1), r.into(), Imm::None);
+        self.reg(size, Op::One(0xff), RegField::Ext(1), r, Imm::None);
     }
     /// `dec [mem]`
     pub fn dec_m(&mut self, size: Size, mem: Mem) {
-        self.modrm(size, Op::One(0xff), RegField::Ext(1), mem.into(), Imm::None);
+        self.mem(size, Op::One(0xff), RegField::Ext(1), mem, Imm::None);
     }
     /// `neg r`
     pub fn neg(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xf7), RegField::Ext(3), r.into(), Imm::None);
+        self.reg(size, Op::One(0xf7), RegField::Ext(3), r, Imm::None);
     }
     /// `mul r`: rdx:rax = rax * r
     pub fn mul(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xf7), RegField::Ext(4), r.into(), Imm::None);
+        self.reg(size, Op::One(0xf7), RegField::Ext(4), r, Imm::None);
     }
     /// `div r`: rdx:rax by `r`, unsigned; quotient in rax, remainder in rdx.
     pub fn div(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xf7), RegField::Ext(6), r.into(), Imm::None);
+        self.reg(size, Op::One(0xf7), RegField::Ext(6), r, Imm::None);
     }
     /// `idiv r`: the same, signed.
     pub fn idiv(&mut self, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xf7), RegField::Ext(7), r.into(), Imm::None);
+        self.reg(size, Op::One(0xf7), RegField::Ext(7), r, Imm::None);
     }
     /// `cdq` or `cqo`: sign of rax into rdx.
     pub fn sign_rax_to_rdx(&mut self, size: Size) {
@@ -258,7 +277,7 @@ impl Asm {
     }
     /// `imul dst, src`
     pub fn imul_rr(&mut self, size: Size, dst: Gpr, src: Gpr) {
-        self.modrm(size, Op::Two(0xaf), RegField::Reg(dst), src.into(), Imm::None);
+        self.reg(size, Op::Two(0xaf), RegField::Reg(dst), src, Imm::None);
     }
     /// `imul dst, src, imm`
     pub fn imul_rri(&mut self, size: Size, dst: Gpr, src: Gpr, imm: i32) {
@@ -266,18 +285,18 @@ impl Asm {
             Ok(imm) => (0x6b, Imm::I8(imm)),
             Err(_) => (0x69, Imm::I32(imm)),
         };
-        self.modrm(size, Op::One(opcode), RegField::Reg(dst), src.into(), imm);
+        self.reg(size, Op::One(opcode), RegField::Reg(dst), src, imm);
     }
     /// `op r, imm`; `size` W, D or Q.
     pub fn shift_ri(&mut self, op: Shift, size: Size, r: Gpr, imm: u8) {
         match imm {
-            1 => self.modrm(size, Op::One(0xd1), RegField::Ext(op as u8), r.into(), Imm::None),
-            _ => self.modrm(size, Op::One(0xc1), RegField::Ext(op as u8), r.into(), Imm::I8(imm as i8)),
+            1 => self.reg_sized(size, Op::One(0xd1), RegField::Ext(op as u8), r, Imm::None),
+            _ => self.reg_sized(size, Op::One(0xc1), RegField::Ext(op as u8), r, Imm::I8(imm as i8)),
         }
     }
     /// `op r, cl`
     pub fn shift_rcl(&mut self, op: Shift, size: Size, r: Gpr) {
-        self.modrm(size, Op::One(0xd3), RegField::Ext(op as u8), r.into(), Imm::None);
+        self.reg_sized(size, Op::One(0xd3), RegField::Ext(op as u8), r, Imm::None);
     }
     /// `shlx/shrx/sarx dst, src, count` (BMI2); `op` is no rotate.
     pub fn shiftx_rrr(&mut self, op: Shift, size: Size, dst: Gpr, src: Gpr, count: Gpr) {
@@ -324,25 +343,23 @@ impl Asm {
 
     /// `lock op [mem], src`
     pub fn lock_alu_mr(&mut self, op: Alu, size: Size, mem: Mem, src: Gpr) {
-        self.locked(size, Op::One((op as u8) << 3 | 1), src, mem);
+        self.locked(size, Op::One((op as u8) << 3 | 1), RegField::Reg(src), mem);
     }
     /// `lock inc [mem]`
     pub fn lock_inc_m(&mut self, size: Size, mem: Mem) {
-        let (op, reg, byte) = (sized(0xff, size), RegField::Ext(0), size == Size::B);
-        let parts = Parts { lock: true, size, op, reg, rm: mem.into(), byte_reg: false, byte_rm: byte, imm: Imm::None };
-        self.layout.put_insn(&parts.encode());
+        self.locked(size, sized(0xff, size), RegField::Ext(0), mem);
     }
     /// `lock xadd [mem], src`
     pub fn lock_xadd(&mut self, size: Size, mem: Mem, src: Gpr) {
-        self.locked(size, Op::Two(0xc1), src, mem);
+        self.locked(size, Op::Two(0xc1), RegField::Reg(src), mem);
     }
     /// `lock cmpxchg [mem], src`: compares with rax.
     pub fn lock_cmpxchg(&mut self, size: Size, mem: Mem, src: Gpr) {
-        self.locked(size, Op::Two(0xb1), src, mem);
+        self.locked(size, Op::Two(0xb1), RegField::Reg(src), mem);
     }
     /// `xchg [mem], src` (locks by itself)
     pub fn xchg_mr(&mut self, size: Size, mem: Mem, src: Gpr) {
-        self.modrm(size, Op::One(0x87), RegField::Reg(src), mem.into(), Imm::None);
+        self.mem(size, Op::One(0x87), RegField::Reg(src), mem, Imm::None);
     }
 
     // Control flow.
@@ -382,11 +399,11 @@ impl Asm {
     }
     /// `call r`
     pub fn call_r(&mut self, r: Gpr) {
-        self.modrm(Size::D, Op::One(0xff), RegField::Ext(2), r.into(), Imm::None);
+        self.reg(Size::D, Op::One(0xff), RegField::Ext(2), r, Imm::None);
     }
     /// `jmp r`
     pub fn jmp_r(&mut self, r: Gpr) {
-        self.modrm(Size::D, Op::One(0xff), RegField::Ext(4), r.into(), Imm::None);
+        self.reg(Size::D, Op::One(0xff), RegField::Ext(4), r, Imm::None);
     }
     /// `leave`
     pub fn leave(&mut self) {
@@ -406,8 +423,8 @@ impl Asm {
     }
     /// `n` bytes of no-operations.
     pub fn nop(&mut self, n: usize) {
-        let mut bytes = Vec::with_capacity(n);
-        nop::fill(&mut bytes, n);
+        let mut bytes = vec![0; n];
+        nop::fill(&mut bytes);
         self.put(&bytes);
     }
 }

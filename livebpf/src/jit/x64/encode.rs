@@ -1,6 +1,6 @@
 //! Prefixes, REX, opcode, ModRM, SIB, displacement, immediate: how an instruction's parts become bytes.
 
-use super::operand::{Gpr, Mem, Size};
+use super::operand::{Gpr, Mem};
 
 /// An opcode: the bytes of its map, and its own.
 #[derive(Clone, Copy)]
@@ -11,25 +11,6 @@ pub(super) enum Op {
     Two(u8),
     /// After 0F 38.
     Three(u8),
-}
-
-/// What ModRM.rm names.
-#[derive(Clone, Copy)]
-pub(super) enum Rm {
-    Reg(Gpr),
-    Mem(Mem),
-}
-
-impl From<Gpr> for Rm {
-    fn from(r: Gpr) -> Rm {
-        Rm::Reg(r)
-    }
-}
-
-impl From<Mem> for Rm {
-    fn from(m: Mem) -> Rm {
-        Rm::Mem(m)
-    }
 }
 
 /// What ModRM.reg holds.
@@ -49,75 +30,111 @@ pub(super) enum Imm {
     I32(i32),
 }
 
-/// One instruction under construction: prefixes, opcode, ModRM and SIB (at most 8 bytes), then displacement and
-/// immediate (at most 8 bytes). Kept in two words, because bytes written one by one are slow to read back together.
-pub(super) struct Bytes {
-    head: u64,
-    head_bits: u32,
-    tail: u64,
-    tail_bits: u32,
+/// Up to 8 bytes of an instruction, in a word, the first one lowest; those above its length are zero.
+///
+/// The pieces are put together by selecting and not by jumping, since what comes next differs from one instruction to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Short {
+    word: u64,
+    len: u32,
 }
 
-impl Bytes {
-    pub(super) const fn new() -> Bytes {
-        Bytes { head: 0, head_bits: 0, tail: 0, tail_bits: 0 }
-    }
-    /// Appends a byte in front of displacement and immediate.
+/// The bytes of an instruction that can have more than 8.
+#[derive(Clone, Copy)]
+pub(super) struct Long {
+    words: [u64; 2],
+    len: u32,
+}
+
+impl Short {
     #[inline(always)]
-    pub(super) fn push(&mut self, b: u8) {
-        self.head |= u64::from(b) << (self.head_bits & 63);
-        self.head_bits += 8;
-    }
-    #[inline(always)]
-    fn push_tail(&mut self, value: u32, bits: u32) {
-        self.tail |= u64::from(value) << (self.tail_bits & 63);
-        self.tail_bits += bits;
-    }
-    /// Appends it. Copies of constant size are much cheaper than one of the instruction's size.
-    #[inline(always)]
-    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
-        let end = out.len() + (self.head_bits / 8) as usize;
-        out.extend_from_slice(&self.head.to_le_bytes());
-        out.truncate(end);
-        if self.tail_bits != 0 {
-            let end = end + (self.tail_bits / 8) as usize;
-            out.extend_from_slice(&self.tail.to_le_bytes());
-            out.truncate(end);
-        }
-    }
-    #[inline(always)]
-    fn opcode(&mut self, op: Op) {
+    fn opcode(op: Op) -> Short {
         match op {
-            Op::One(b) => self.push(b),
-            Op::Two(b) => {
-                self.push(0x0f);
-                self.push(b);
-            }
-            Op::Three(b) => {
-                self.push(0x0f);
-                self.push(0x38);
-                self.push(b);
-            }
+            Op::One(b) => Short { word: b.into(), len: 1 },
+            Op::Two(b) => Short { word: 0x0f | u64::from(b) << 8, len: 2 },
+            Op::Three(b) => Short { word: 0x380f | u64::from(b) << 16, len: 3 },
         }
     }
+    /// A one-byte opcode with the register in its low bits.
     #[inline(always)]
-    fn imm(&mut self, imm: Imm) {
-        match imm {
-            Imm::None => {}
-            Imm::I8(v) => self.push_tail((v as u8).into(), 8),
-            Imm::I16(v) => self.push_tail((v as u16).into(), 16),
-            Imm::I32(v) => self.push_tail(v as u32, 32),
+    pub(super) fn register(wide: bool, op: u8, r: Gpr) -> Short {
+        let rex = u8::from(wide) << 3 | u8::from(r.high());
+        Short::opcode(Op::One(op | r.low())).behind(0x40 | rex, rex != 0)
+    }
+    /// With `byte` in front where `wanted`.
+    #[inline(always)]
+    fn behind(self, byte: u8, wanted: bool) -> Short {
+        let with = Short { word: self.word << 8 | u64::from(byte), len: self.len + 1 };
+        if wanted { with } else { self }
+    }
+    /// With an immediate behind, where that fits.
+    #[inline(always)]
+    pub(super) fn then(self, imm: Imm) -> Short {
+        let (imm, len) = imm.encode();
+        Short { word: self.word | imm << (self.len * 8 & 63), len: self.len + len }
+    }
+    /// With the lowest `len` (at most 8) bytes of `tail` behind; those above are zero. This is not empty, nor 8 bytes long.
+    #[inline(always)]
+    pub(super) fn then_long(self, tail: u64, len: u32) -> Long {
+        let bits = self.len * 8;
+        Long { words: [self.word | tail << (bits & 63), tail >> ((64 - bits) & 63)], len: self.len + len }
+    }
+    /// Appends it. A copy of constant size is much cheaper than one of the instruction's size.
+    #[inline(always)]
+    pub(super) fn append_to(self, out: &mut Vec<u8>) {
+        append(out, [self.word, 0], self.len);
+    }
+}
+
+impl Long {
+    /// As [`Short::append_to`].
+    #[inline(always)]
+    pub(super) fn append_to(self, out: &mut Vec<u8>) {
+        append(out, self.words, self.len);
+    }
+}
+
+#[inline(always)]
+fn append(out: &mut Vec<u8>, [low, high]: [u64; 2], len: u32) {
+    // That there is not enough room is looked at here, so that what follows that is no part of every caller.
+    if out.capacity() - out.len() < 16 {
+        return append_to_full(out, low, high, len);
+    }
+    let end = out.len() + len as usize;
+    out.extend_from_slice(&(u128::from(high) << 64 | u128::from(low)).to_le_bytes());
+    out.truncate(end);
+}
+
+#[cold]
+#[inline(never)]
+fn append_to_full(out: &mut Vec<u8>, low: u64, high: u64, len: u32) {
+    out.reserve(4096);
+    append(out, [low, high], len);
+}
+
+impl Imm {
+    /// Its bytes, and how many.
+    #[inline(always)]
+    fn encode(self) -> (u64, u32) {
+        match self {
+            Imm::None => (0, 0),
+            Imm::I8(v) => ((v as u8).into(), 1),
+            Imm::I16(v) => ((v as u16).into(), 2),
+            Imm::I32(v) => ((v as u32).into(), 4),
         }
     }
 }
 
-/// The parts of an instruction with a ModRM byte.
+/// The parts of an instruction with a ModRM byte, but for what ModRM.rm names.
+#[derive(Clone, Copy)]
 pub(super) struct Parts {
     pub lock: bool,
-    pub size: Size,
+    /// The operands have 16 bits.
+    pub word: bool,
+    /// The operands have 64 bits.
+    pub wide: bool,
     pub op: Op,
     pub reg: RegField,
-    pub rm: Rm,
     /// The register in ModRM.reg / ModRM.rm is used as a byte register: 4 to 7 then need a REX.
     pub byte_reg: bool,
     pub byte_rm: bool,
@@ -125,81 +142,77 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// With a register.
     #[inline(always)]
-    pub(super) fn encode(&self) -> Bytes {
-        let mut out = Bytes::new();
-        if self.lock {
-            out.push(0xf0);
-        }
-        if self.size == Size::W {
-            out.push(0x66);
-        }
-        let rex = self.rex();
-        if rex != 0 {
-            out.push(rex);
-        }
-        out.opcode(self.op);
-        let reg = match self.reg {
-            RegField::Reg(r) => r.low(),
-            RegField::Ext(e) => e,
-        } << 3;
-        match self.rm {
-            Rm::Reg(r) => out.push(0xc0 | reg | r.low()),
-            Rm::Mem(m) => modrm_mem(&mut out, reg, m),
-        }
-        out.imm(self.imm);
-        out
+    pub(super) fn with_reg(self, rm: Gpr) -> Short {
+        let opcode = Short::opcode(self.op);
+        let modrm = 0xc0 | self.reg.low() | rm.low();
+        let code = Short { word: opcode.word | u64::from(modrm) << (opcode.len * 8), len: opcode.len + 1 };
+        let rex = self.rex() | u8::from(rm.high());
+        let needed = rex != 0x40 || self.byte_reg && self.reg.is_low_byte() || self.byte_rm && is_low_byte(rm);
+        code.behind(rex, needed).behind(0x66, self.word).then(self.imm)
     }
 
-    /// The REX byte, or 0 where none is needed.
+    /// With memory: ModRM, SIB and the shortest displacement.
+    #[inline(always)]
+    pub(super) fn with_mem(self, m: Mem) -> Long {
+        // rm = 100 announces a SIB byte, so rsp and r12 as a base need one; mod = 00 with rm = 101 means something else,
+        // so rbp and r13 always have a displacement.
+        let near = i8::try_from(m.disp).is_ok();
+        let (mode, disp, disp_len) = if near { (0x40, m.disp as u8 as u32, 1) } else { (0x80, m.disp as u32, 4) };
+        let (mode, disp_len) = if m.disp == 0 && m.base.low() != 5 { (0x00, 0) } else { (mode, disp_len) };
+        let modrm = mode | self.reg.low();
+        let (modrm, modrm_len, index_high) = match m.index {
+            Some((index, scale)) => {
+                debug_assert!(index != Gpr::Rsp, "rsp cannot be an index");
+                let sib = (scale as u8) << 6 | index.low() << 3 | m.base.low();
+                (u64::from(modrm | 4) | u64::from(sib) << 8, 2, index.high())
+            }
+            None if m.base.low() == 4 => (u64::from(modrm | 4) | 0x2400, 2, false),
+            None => (u64::from(modrm | m.base.low()), 1, false),
+        };
+        let opcode = Short::opcode(self.op);
+        let code = Short { word: opcode.word | modrm << (opcode.len * 8), len: opcode.len + modrm_len };
+        let rex = self.rex() | u8::from(index_high) << 1 | u8::from(m.base.high());
+        let needed = rex != 0x40 || self.byte_reg && self.reg.is_low_byte();
+        let code = code.behind(rex, needed).behind(0x66, self.word).behind(0xf0, self.lock);
+        let (imm, imm_len) = self.imm.encode();
+        code.then_long(u64::from(disp) | imm << (disp_len * 8), disp_len + imm_len)
+    }
+
+    /// REX, with what is known of it without ModRM.rm.
+    #[inline(always)]
     fn rex(&self) -> u8 {
-        let is_low_byte = |r: Gpr| !r.high() && r.low() >= 4;
-        let mut bits = u8::from(self.size == Size::Q) << 3;
-        let mut needed = false;
-        if let RegField::Reg(r) = self.reg {
-            bits |= u8::from(r.high()) << 2;
-            needed |= self.byte_reg && is_low_byte(r);
-        }
-        match self.rm {
-            Rm::Reg(r) => {
-                bits |= u8::from(r.high());
-                needed |= self.byte_rm && is_low_byte(r);
-            }
-            Rm::Mem(m) => {
-                bits |= u8::from(m.base.high());
-                bits |= m.index.map_or(0, |(i, _)| u8::from(i.high()) << 1);
-            }
-        }
-        if bits != 0 || needed { 0x40 | bits } else { 0 }
+        0x40 | u8::from(self.wide) << 3 | self.reg.high() << 2
     }
 }
 
-/// ModRM, SIB and the shortest displacement. `reg` is already in place.
-fn modrm_mem(out: &mut Bytes, reg: u8, m: Mem) {
-    // rm = 100 announces a SIB byte, so rsp and r12 as a base need one; mod = 00 with rm = 101 means something else, so
-    // rbp and r13 always have a displacement.
-    let mode = if m.disp == 0 && m.base.low() != 5 {
-        0x00
-    } else if i8::try_from(m.disp).is_ok() {
-        0x40
-    } else {
-        0x80
-    };
-    match m.index {
-        Some((index, scale)) => {
-            debug_assert!(index != Gpr::Rsp, "rsp cannot be an index");
-            out.push(mode | reg | 4);
-            out.push((scale as u8) << 6 | index.low() << 3 | m.base.low());
+impl RegField {
+    /// In its place in ModRM.
+    #[inline(always)]
+    const fn low(self) -> u8 {
+        match self {
+            RegField::Reg(r) => r.low() << 3,
+            RegField::Ext(e) => e << 3,
         }
-        None if m.base.low() == 4 => {
-            out.push(mode | reg | 4);
-            out.push(0x24);
+    }
+    #[inline(always)]
+    const fn high(self) -> u8 {
+        match self {
+            RegField::Reg(r) => r.high() as u8,
+            RegField::Ext(_) => 0,
         }
-        None => out.push(mode | reg | m.base.low()),
     }
-    match mode {
-        0x00 => {}
-        0x40 => out.push_tail((m.disp as u8).into(), 8),
-        _ => out.push_tail(m.disp as u32, 32),
+    #[inline(always)]
+    const fn is_low_byte(self) -> bool {
+        match self {
+            RegField::Reg(r) => is_low_byte(r),
+            RegField::Ext(_) => false,
+        }
     }
+}
+
+/// Whether as a byte register it needs a REX: spl, bpl, sil, dil.
+const fn is_low_byte(r: Gpr) -> bool {
+    !r.high() && r.low() >= 4
 }

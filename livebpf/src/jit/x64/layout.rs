@@ -5,7 +5,7 @@
 //! do not reach, until all do. A branch never shrinks again and the number of rounds is limited, so the time is
 //! linear in the size of the code.
 
-use super::encode::Bytes;
+use super::encode::{Long, Short};
 use super::nop;
 use super::operand::Cc;
 
@@ -22,8 +22,9 @@ pub struct Pos {
     gaps: u32,
 }
 
-/// Marks a label that is not bound.
-const UNBOUND: Pos = Pos { raw: u32::MAX, gaps: u32::MAX };
+/// Where a label is: bytes and gaps before it, the gaps plus one. All zeros, memory as it comes, is a label that is not bound.
+type Bound = (u32, u32);
+const UNBOUND: Bound = (0, 0);
 
 /// A branch whose size is to be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ pub struct TooLarge;
 pub(super) struct Layout {
     buf: Vec<u8>,
     gaps: Vec<Gap>,
-    labels: Vec<Pos>,
+    labels: Vec<Bound>,
     /// Fields of four bytes in the buffer that hold a distance to a label.
     fields: Vec<(Pos, Label)>,
 }
@@ -81,7 +82,8 @@ pub struct Laid {
     pub bytes: Vec<u8>,
     /// Bytes inserted by the first n gaps.
     deltas: Vec<u32>,
-    labels: Vec<Pos>,
+    gaps: Vec<Gap>,
+    labels: Vec<Bound>,
 }
 
 impl Laid {
@@ -91,11 +93,27 @@ impl Laid {
     }
     /// Where a label came to lie; `None` when it was never bound.
     pub fn label(&self, label: Label) -> Option<u32> {
-        self.labels.get(label.0 as usize).filter(|p| **p != UNBOUND).map(|p| self.offset(*p))
+        let (raw, gaps) = *self.labels.get(label.0 as usize)?;
+        Some(self.offset(Pos { raw, gaps: gaps.checked_sub(1)? }))
+    }
+    /// Turns the first of each pair, a [`Pos::order`], into an offset. They ascend.
+    pub fn settle<T>(&self, places: &mut [(u32, T)]) {
+        let mut gap = 0;
+        for (place, _) in places {
+            // Gap number n is the place `raw + n`.
+            while self.gaps.get(gap).is_some_and(|g| *place - gap as u32 > g.raw) {
+                gap += 1;
+            }
+            *place = *place - gap as u32 + self.deltas[gap];
+        }
     }
 }
 
 impl Pos {
+    /// A number that orders positions as they follow each other, and differs wherever they can come to lie apart.
+    pub fn order(&self) -> u32 {
+        self.raw + self.gaps
+    }
     /// Whether more than `n` bytes of fixed size stand before it.
     pub fn is_beyond(self, n: u32) -> bool {
         self.raw > n
@@ -123,7 +141,7 @@ impl Layout {
         let pos = self.pos();
         if let Some(slot) = self.labels.get_mut(label.0 as usize) {
             debug_assert!(*slot == UNBOUND, "a label is bound once");
-            *slot = pos;
+            *slot = (pos.raw, pos.gaps + 1);
         }
     }
     pub(super) fn pos(&self) -> Pos {
@@ -134,7 +152,11 @@ impl Layout {
         self.buf.extend_from_slice(bytes);
     }
     #[inline(always)]
-    pub(super) fn put_insn(&mut self, insn: &Bytes) {
+    pub(super) fn put_short(&mut self, insn: Short) {
+        insn.append_to(&mut self.buf);
+    }
+    #[inline(always)]
+    pub(super) fn put_long(&mut self, insn: Long) {
         insn.append_to(&mut self.buf);
     }
     pub(super) fn align(&mut self, align: u8, residue: u8) {
@@ -158,23 +180,16 @@ impl Layout {
         if self.buf.len() + self.gaps.len() * 64 > LIMIT as usize {
             return Err(TooLarge);
         }
-        let mut laid = Laid { bytes: Vec::new(), deltas: vec![0; self.gaps.len() + 1], labels: self.labels };
+        let deltas = vec![0; self.gaps.len() + 1];
+        let mut laid = Laid { bytes: Vec::new(), deltas, gaps: Vec::new(), labels: self.labels };
         for round in 0.. {
             place(&mut self.gaps, &mut laid.deltas);
             if !lengthen(&mut self.gaps, &laid, round >= ROUNDS) {
                 break;
             }
         }
-        let total = self.buf.len() + laid.deltas.last().map_or(0, |d| *d as usize);
-        laid.bytes = Vec::with_capacity(total);
-        let mut done = 0;
-        for (i, gap) in self.gaps.iter().enumerate() {
-            laid.bytes.extend_from_slice(&self.buf[done..gap.raw as usize]);
-            done = gap.raw as usize;
-            let end = gap.raw + laid.deltas[i + 1];
-            write_gap(gap, end, &mut laid);
-        }
-        laid.bytes.extend_from_slice(&self.buf[done..]);
+        laid.gaps = self.gaps;
+        laid.bytes = spread(self.buf, &laid);
         for (at, label) in self.fields {
             let at = laid.offset(at);
             let rel = distance(&laid, at + 4, label);
@@ -182,6 +197,21 @@ impl Layout {
         }
         Ok(laid)
     }
+}
+
+/// Moves what stands between the gaps to its final place, from the back, and fills the gaps.
+fn spread(mut bytes: Vec<u8>, laid: &Laid) -> Vec<u8> {
+    let mut end = bytes.len();
+    let total = end + laid.deltas.last().map_or(0, |d| *d as usize);
+    bytes.reserve_exact(total - end);
+    bytes.resize(total, 0);
+    for (i, gap) in laid.gaps.iter().enumerate().rev() {
+        let (from, to) = (gap.raw as usize, (gap.raw + laid.deltas[i + 1]) as usize);
+        bytes.copy_within(from..end, to);
+        end = from;
+        fill_gap(gap, &mut bytes[to - usize::from(gap.size)..to], to as u32, laid);
+    }
+    bytes
 }
 
 /// Computes the padding of every alignment and the sums of all sizes.
@@ -209,7 +239,7 @@ fn lengthen(gaps: &mut [Gap], laid: &Laid, give_up: bool) -> bool {
         let need = match rel {
             _ if give_up => branch.long(),
             // Not so for a jump to itself, whose distance is 0 only as long as it has no bytes.
-            0 if laid.labels.get(label.0 as usize).is_some_and(|l| l.gaps as usize > i) => 0,
+            0 if laid.labels.get(label.0 as usize).is_some_and(|(_, gaps)| *gaps as usize > i + 1) => 0,
             -128..=127 => 2,
             _ => branch.long(),
         };
@@ -226,24 +256,19 @@ fn distance(laid: &Laid, end: u32, label: Label) -> i32 {
     laid.label(label).map_or(0, |to| to.wrapping_sub(end) as i32)
 }
 
-fn write_gap(gap: &Gap, end: u32, laid: &mut Laid) {
+/// Writes what stands in a gap that ends at `end`.
+fn fill_gap(gap: &Gap, out: &mut [u8], end: u32, laid: &Laid) {
     let GapKind::Branch(branch, label) = gap.kind else {
-        nop::fill(&mut laid.bytes, gap.size.into());
+        nop::fill(out);
         return;
     };
     let rel = distance(laid, end, label);
-    let out = &mut laid.bytes;
+    let [a, b, c, d] = rel.to_le_bytes();
     match (branch, gap.size) {
         (_, 0) => {}
-        (Branch::Jmp, 2) => out.extend_from_slice(&[0xeb, rel as u8]),
-        (Branch::Jcc(cc), 2) => out.extend_from_slice(&[0x70 | cc as u8, rel as u8]),
-        (Branch::Jmp, _) => {
-            out.push(0xe9);
-            out.extend_from_slice(&rel.to_le_bytes());
-        }
-        (Branch::Jcc(cc), _) => {
-            out.extend_from_slice(&[0x0f, 0x80 | cc as u8]);
-            out.extend_from_slice(&rel.to_le_bytes());
-        }
+        (Branch::Jmp, 2) => out.copy_from_slice(&[0xeb, a]),
+        (Branch::Jcc(cc), 2) => out.copy_from_slice(&[0x70 | cc as u8, a]),
+        (Branch::Jmp, _) => out.copy_from_slice(&[0xe9, a, b, c, d]),
+        (Branch::Jcc(cc), _) => out.copy_from_slice(&[0x0f, 0x80 | cc as u8, a, b, c, d]),
     }
 }

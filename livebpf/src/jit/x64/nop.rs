@@ -12,11 +12,9 @@ const NOPS: [&[u8]; 9] = [
     &[0x66, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
 ];
 
-/// Appends `n` bytes of no-operations, as few instructions as possible.
-pub(super) fn fill(out: &mut Vec<u8>, mut n: usize) {
-    while n > 0 {
-        let len = n.min(NOPS.len());
-        out.extend_from_slice(NOPS[len - 1]);
-        n -= len;
+/// Fills `out` with no-operations, as few instructions as possible.
+pub(super) fn fill(out: &mut [u8]) {
+    for chunk in out.chunks_mut(NOPS.len()) {
+        chunk.copy_from_slice(NOPS[chunk.len() - 1]);
     }
 }

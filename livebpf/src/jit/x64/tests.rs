@@ -335,8 +335,10 @@ fn layout_of_random_code() {
         let labels: Vec<Label> = (0..1 + random(30)).map(|_| asm.new_label()).collect();
         let mut marks: Vec<(Pos, Label)> = Vec::new();
         let mut aligned = Vec::new();
+        let mut places: Vec<(u32, Pos)> = Vec::new();
         for bound in &labels {
             for _ in 0..random(8) {
+                places.push((asm.pos().order(), asm.pos()));
                 let to = labels[random(labels.len() as u64) as usize];
                 match random(7) {
                     0 | 1 => {
@@ -361,6 +363,8 @@ fn layout_of_random_code() {
             asm.mov_ri32(Gpr::Rax, bound.0);
         }
         let laid = asm.finish().expect("small");
+        laid.settle(&mut places);
+        assert!(places.iter().all(|(offset, pos)| *offset == laid.offset(*pos)), "{places:?}");
         for (pos, align, residue) in aligned {
             assert_eq!(laid.offset(pos) % align, residue);
         }
