@@ -16,9 +16,12 @@ use crate::verify::{Facts, TailCall};
 
 /// The native register of each BPF register.
 pub(super) const fn gpr(r: Reg) -> Gpr {
-    const MAP: [Gpr; 11] =
-        [Gpr::Rax, Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::Rcx, Gpr::R8, Gpr::Rbx, Gpr::R13, Gpr::R14, Gpr::R15, Gpr::Rbp];
-    MAP[r.index()]
+    /// Those after R10 are no registers; with them no index is out of bounds.
+    const MAP: [Gpr; 16] = {
+        use Gpr::{R8, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rsi};
+        [Rax, Rdi, Rsi, Rdx, Rcx, R8, Rbx, R13, R14, R15, Rbp, Rbp, Rbp, Rbp, Rbp, Rbp]
+    };
+    MAP[r.index() & 15]
 }
 
 /// Functions begin at multiples of this.
@@ -177,9 +180,11 @@ impl<'a> Emitter<'a> {
     #[inline(always)]
     fn emit_at(&mut self, pc: Pc, insn: &Insn) -> Result<Pc, Box<JitError>> {
         self.lines.push((self.asm.pos().order(), pc));
-        let slots = self.emit_fused(pc, insn);
-        if slots > 0 {
-            return Ok(Pc(pc.0 + slots));
+        if begins_pair(insn) {
+            let slots = self.emit_fused(pc, insn);
+            if slots > 0 {
+                return Ok(Pc(pc.0 + slots));
+            }
         }
         self.emit_insn(pc, insn)?;
         Ok(Pc(pc.0 + insn.slots()))
@@ -200,17 +205,10 @@ impl<'a> Emitter<'a> {
 
     /// Emits an instruction together with those after it where all make one; returns how many slots that took, or 0.
     fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
-        let begins_pair = match *insn {
-            Insn::Mov { src, .. } => matches!(src, Src::Reg(_)),
-            Insn::Alu { op, src, .. } => matches!((op, src), (AluOp::Lsh, Src::Imm(_)) | (AluOp::Add, Src::Reg(_))),
-            Insn::Load { .. } => true,
-            Insn::LoadImm64 { value, .. } => matches!(value, Imm64::MapIdxValue { .. }),
-            _ => return 0,
-        };
         if self.blinds() {
             return 0;
         }
-        let Some(next) = begins_pair.then(|| self.partner(pc, insn)).flatten() else { return 0 };
+        let Some(next) = self.partner(pc, insn) else { return 0 };
         let long = match *insn {
             Insn::Load { .. } => self.emit_joined_load(pc, insn, next),
             Insn::LoadImm64 { .. } => self.emit_constant_load(pc, insn, next),
@@ -228,6 +226,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// The one match over all instructions.
+    #[inline(always)]
     fn emit_insn(&mut self, pc: Pc, insn: &Insn) -> Result<(), Box<JitError>> {
         match *insn {
             Insn::Alu { op, width, dst, src } => self.emit_alu(op, width, dst, src),
@@ -357,6 +356,18 @@ impl<'a> Emitter<'a> {
             lines: self.lines,
             bytes: laid.bytes,
         })
+    }
+}
+
+/// Whether the instruction can be one with those after it. Asked of each, so that others do not pay for the search.
+#[inline(always)]
+fn begins_pair(insn: &Insn) -> bool {
+    match *insn {
+        Insn::Mov { src, .. } => matches!(src, Src::Reg(_)),
+        Insn::Alu { op, src, .. } => matches!((op, src), (AluOp::Lsh, Src::Imm(_)) | (AluOp::Add, Src::Reg(_))),
+        Insn::Load { .. } => true,
+        Insn::LoadImm64 { value, .. } => matches!(value, Imm64::MapIdxValue { .. }),
+        _ => false,
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) const fn mem_size(size: insn::Size) -> Size {
 }
 
 /// `r1 = r2; r1 += r3` (or a constant) as an address, with its width and r1.
+#[inline]
 pub(super) fn sum_of(mov: &Insn, add: &Insn) -> Option<(Width, Reg, Mem)> {
     let (Insn::Mov { width, dst, src: Src::Reg(base) }, Insn::Alu { op, width: add_width, dst: add_dst, src }) =
         (*mov, *add)

@@ -98,13 +98,17 @@ impl Laid {
     }
     /// Turns the first of each pair, a [`Pos::order`], into an offset. They ascend.
     pub fn settle<T>(&self, places: &mut [(u32, T)]) {
-        let mut gap = 0;
-        for (place, _) in places {
-            // Gap number n is the place `raw + n`.
-            while self.gaps.get(gap).is_some_and(|g| *place - gap as u32 > g.raw) {
-                gap += 1;
-            }
-            *place = *place - gap as u32 + self.deltas[gap];
+        let mut rest = places;
+        for (i, gap) in self.gaps.iter().enumerate() {
+            // Gap number i is the place `raw + i`.
+            let behind = rest.iter().position(|(place, _)| *place > gap.raw + i as u32).unwrap_or(rest.len());
+            let (here, others) = rest.split_at_mut(behind);
+            here.iter_mut().for_each(|(place, _)| *place = *place - i as u32 + self.deltas[i]);
+            rest = others;
+        }
+        let shift = self.deltas[self.gaps.len()].wrapping_sub(self.gaps.len() as u32);
+        if shift != 0 {
+            rest.iter_mut().for_each(|(place, _)| *place = place.wrapping_add(shift));
         }
     }
 }
