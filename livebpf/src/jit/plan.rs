@@ -10,7 +10,7 @@ use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program};
 use crate::map::ArrayLayout;
 use crate::object::MapType;
-use crate::verify::{self, Facts, FuncFacts, TailCall};
+use crate::verify::{self, Facts, FuncFacts, InsnFacts, TailCall};
 
 /// Some jump leads here.
 const TARGET: u8 = 1;
@@ -134,7 +134,7 @@ impl Plan {
     pub(super) fn new(program: &Program, facts: &Facts, options: &Options) -> Result<Plan, JitError> {
         let funcs = program.subprogs.len();
         let mut plan = Plan {
-            marks: facts.insns.iter().map(|insn| if insn.reached { 0 } else { DEAD }).collect(),
+            marks: facts.insns.iter().map(mark_of).collect(),
             needs: Vec::with_capacity(funcs),
             calls: Vec::with_capacity(funcs),
             needed: vec![false; funcs],
@@ -151,14 +151,10 @@ impl Plan {
             for pc in (func.start.0..func.end.0).map(Pc) {
                 let Some(insn) = program.insns.get_ref(pc) else { continue };
                 // Most instructions need no planning.
-                if stays_in_line(insn) && !matches!(insn, Insn::LoadImm64 { .. }) || plan.marked(pc, DEAD) {
+                if stays_in_line(insn) && !matches!(insn, Insn::LoadImm64 { .. }) || plan.marked(pc, DEAD | UNUSED) {
                     continue;
                 }
                 plan.mark_target(facts, pc, insn);
-                if is_dead(facts, i, pc, insn) {
-                    plan.mark(pc, UNUSED);
-                    continue;
-                }
                 needs.note(program, facts, pc, insn);
                 calls.note(program, facts, pc, insn)?;
                 if let Insn::Call { helper } = *insn
@@ -266,14 +262,11 @@ impl Plan {
     }
 }
 
-/// Whether nothing reads what the instruction of function `func` leaves behind: a register, or bytes of the stack.
-fn is_dead(facts: &Facts, func: usize, pc: Pc, insn: &Insn) -> bool {
-    match *insn {
-        Insn::Store { size, base: Reg::R10, off, .. } => {
-            facts.funcs.get(func).is_some_and(|func| func.is_unread(off, size.bytes()))
-        }
-        _ => computed(insn).is_some_and(|dst| facts.at(pc).dead & bit(dst) != 0),
-    }
+/// What the facts say for themselves.
+fn mark_of(insn: &InsnFacts) -> u8 {
+    let dead = if insn.reached { 0 } else { DEAD };
+    let unused = if insn.unused { UNUSED } else { 0 };
+    dead | unused
 }
 
 /// Whether control reaches the instruction only from the one before or a label, and leaves it only to the next.
@@ -303,14 +296,6 @@ fn stays_in_line(insn: &Insn) -> bool {
         | Insn::CallKfunc { .. }
         | Insn::CallX { .. }
         | Insn::Exit => false,
-    }
-}
-
-/// The register that the instruction computes, where that is all it does.
-fn computed(insn: &Insn) -> Option<Reg> {
-    match *insn {
-        Insn::Alu { dst, .. } | Insn::Neg { dst, .. } | Insn::Endian { dst, .. } => Some(dst),
-        _ => pure_definition(insn).map(|(dst, _)| dst),
     }
 }
 

@@ -3,8 +3,8 @@
 //! Every fact holds on *all* paths and in all call contexts that reach the instruction.
 
 use crate::context::RecordAccess;
-use crate::insn::Pc;
-use crate::link::MapId;
+use crate::insn::{Insn, Pc, Reg};
+use crate::link::{MapId, Program};
 
 /// Facts about a whole program.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -41,7 +41,7 @@ pub struct FuncFacts {
     pub stack_depth: u32,
     /// Which of R6, R7, R8, R9 the function's own instructions mention.
     pub callee_saved: [bool; 4],
-    /// The function's own instructions mention R10.
+    /// The function's own instructions mention R10, those that are not [unused](InsnFacts::unused).
     pub frame_pointer: bool,
     /// It calls a helper other than tail_call.
     pub calls_helper: bool,
@@ -62,9 +62,39 @@ impl FuncFacts {
         let slot = |off: i32| (-off - 1) / 8;
         -512 <= first && last < 0 && (slot(last)..=slot(first)).all(|slot| self.unread >> slot & 1 == 1)
     }
-}
 
-impl FuncFacts {
+    /// Whether nothing reads what the instruction leaves behind, a register or bytes of the stack. `dead` are the registers that nothing
+    /// reads after it.
+    pub(super) fn is_unused(&self, insn: &Insn, dead: u16) -> bool {
+        match *insn {
+            Insn::Alu { dst, .. }
+            | Insn::Neg { dst, .. }
+            | Insn::Endian { dst, .. }
+            | Insn::Mov { dst, .. }
+            | Insn::MovSx { dst, .. }
+            | Insn::LoadImm64 { dst, .. } => dead >> dst.number() & 1 == 1,
+            Insn::Store { size, base: Reg::R10, off, .. } => self.is_unread(off, size.bytes()),
+            // They do more than that, or can.
+            Insn::Load { .. }
+            | Insn::LoadSx { .. }
+            | Insn::Store { .. }
+            | Insn::Atomic { .. }
+            | Insn::LoadAcquire { .. }
+            | Insn::StoreRelease { .. }
+            | Insn::LoadAbs { .. }
+            | Insn::LoadInd { .. }
+            | Insn::Ja { .. }
+            | Insn::JaL { .. }
+            | Insn::MayGoto { .. }
+            | Insn::Jmp { .. }
+            | Insn::Call { .. }
+            | Insn::CallSubprog { .. }
+            | Insn::CallKfunc { .. }
+            | Insn::CallX { .. }
+            | Insn::Exit => false,
+        }
+    }
+
     /// Notes the registers that an instruction mentions, as bits by number.
     pub(super) fn mention(&mut self, registers: u16) {
         let mentioned = |r: usize| registers & 1 << r != 0;
@@ -80,6 +110,8 @@ impl FuncFacts {
 pub struct InsnFacts {
     /// Some path reaches it. Unreached code is dead and need not be emitted.
     pub reached: bool,
+    /// Nothing reads what it leaves behind, a register or bytes of the stack, and that is all it does.
+    pub unused: bool,
     /// Registers that nothing reads any more after it, as bits by number.
     pub dead: u16,
     /// What else is known, which depends on the kind of instruction.
@@ -149,6 +181,18 @@ pub enum TailCall {
 }
 
 impl Facts {
+    /// Fills in [`InsnFacts::unused`] from the facts that it follows from.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn find_unused(&mut self, program: &Program) {
+        for (func, sub) in self.funcs.iter().zip(&program.subprogs) {
+            for pc in (sub.start.0..sub.end.0).map(Pc) {
+                if let (Some(insn), Some(fact)) = (program.insns.get_ref(pc), self.insns.get_mut(pc.index())) {
+                    fact.unused = func.is_unused(insn, fact.dead);
+                }
+            }
+        }
+    }
+
     /// Whether some path reaches the instruction at `pc`.
     #[inline]
     pub fn reached(&self, pc: Pc) -> bool {

@@ -117,11 +117,12 @@ impl Verified {
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
-    /// Takes program and facts as they are, so that tests can show what code comes out of which fact. Never for
-    /// production: false facts make wrong code.
+    /// Takes program and facts as they are, so that tests can show what code comes out of which fact; what is unused follows from
+    /// the others. Never for production: false facts make wrong code.
     #[cfg(feature = "fault-injection")]
     #[doc(hidden)]
-    pub fn with_facts(program: Program, facts: Facts) -> Verified {
+    pub fn with_facts(program: Program, mut facts: Facts) -> Verified {
+        facts.find_unused(&program);
         Verified { program, facts }
     }
     /// [`Verified::unproven`] for tests of code generation, whose programs read no argument after a call.
@@ -239,7 +240,8 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
         }
         fact.dead = live::dead_after(&v.live, pc, &insn);
         let func = &mut facts.funcs[v.flow.func[pc.index()] as usize];
-        func.mention(cfg::mentioned(&insn));
+        fact.unused = func.is_unused(&insn, fact.dead);
+        func.mention(cfg::mentioned(&insn) & if fact.unused { 0x3ff } else { !0 });
         match insn {
             Insn::Call { .. } if tail_call(Some(insn)) => {
                 func.tail_call = true;

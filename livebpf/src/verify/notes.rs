@@ -128,7 +128,11 @@ impl Notes {
         facts.insns = Vec::with_capacity(self.insns.len());
         for (i, note) in self.insns.iter().enumerate() {
             let is_tail_call = note.reached && is_tail_call(Pc(i as u32));
-            facts.insns.push(InsnFacts { reached: note.reached, dead: 0, known: note.known(is_tail_call) });
+            facts.insns.push(InsnFacts {
+                reached: note.reached,
+                known: note.known(is_tail_call),
+                ..InsnFacts::default()
+            });
         }
     }
 }
