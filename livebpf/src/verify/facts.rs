@@ -95,13 +95,13 @@ impl FuncFacts {
         }
     }
 
-    /// Notes the registers that an instruction mentions, as bits by number.
-    pub(super) fn mention(&mut self, registers: u16) {
-        let mentioned = |r: usize| registers & 1 << r != 0;
+    /// Notes the registers that an instruction mentions, as bits by number. `unused` says whether it is.
+    pub(super) fn mention(&mut self, registers: u16, unused: bool) {
+        let mentioned = |r: usize| registers >> r & 1 == 1;
         for (i, used) in self.callee_saved.iter_mut().enumerate() {
             *used |= mentioned(6 + i);
         }
-        self.frame_pointer |= mentioned(10);
+        self.frame_pointer |= mentioned(10) && !unused;
     }
 }
 

@@ -241,7 +241,7 @@ fn gather(program: &Program, v: &Verifier<'_>) -> Facts {
         fact.dead = live::dead_after(&v.live, pc, &insn);
         let func = &mut facts.funcs[v.flow.func[pc.index()] as usize];
         fact.unused = func.is_unused(&insn, fact.dead);
-        func.mention(cfg::mentioned(&insn) & if fact.unused { 0x3ff } else { !0 });
+        func.mention(cfg::mentioned(&insn), fact.unused);
         match insn {
             Insn::Call { .. } if tail_call(Some(insn)) => {
                 func.tail_call = true;

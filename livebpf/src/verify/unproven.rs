@@ -31,7 +31,7 @@ impl Verified {
         for (pc, insn) in program.insns.iter() {
             let func = &mut facts.funcs[flow.func[pc.index()] as usize];
             func.stack_depth = MAX_STACK;
-            func.mention(mentioned(&insn));
+            func.mention(mentioned(&insn), false);
             let fact = &mut facts.insns[pc.index()];
             fact.reached = live[pc.index()];
             if !fact.reached {

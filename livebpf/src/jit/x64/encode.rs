@@ -71,7 +71,7 @@ impl Short {
     #[inline(always)]
     pub(super) fn then(self, imm: Imm) -> Short {
         let (imm, len) = imm.encode();
-        Short { word: self.word | imm << (self.len * 8 & 63), len: self.len + len }
+        Short { word: self.word | imm << ((self.len * 8) & 63), len: self.len + len }
     }
     /// With the lowest `len` (at most 8) bytes of `tail` behind; those above are zero. This is not empty, nor 8 bytes long.
     #[inline(always)]
