@@ -27,26 +27,46 @@ impl Word {
     fn enter(&self, fenced: bool) -> u64 {
         let old = self.0.load(Ordering::Relaxed);
         assert!(old & DEPTH != DEPTH, "more than 65535 nested sections");
+        self.opened(old + 1, fenced);
+        old + 1
+    }
+
+    /// The same; answers what is to be stored when it is left, which is the same word whatever has been entered and left in between.
+    #[inline]
+    fn enter_run(&self, fenced: bool) -> u64 {
+        let old = self.0.load(Ordering::Relaxed);
+        if old & DEPTH != 0 {
+            return self.enter_inside(fenced);
+        }
+        self.opened(old + 1, fenced);
+        old + SEQUENCE
+    }
+
+    #[cold]
+    fn enter_inside(&self, fenced: bool) -> u64 {
+        after(self.enter(fenced))
+    }
+
+    #[inline]
+    fn opened(&self, word: u64, fenced: bool) {
         if fenced {
-            self.0.swap(old + 1, Ordering::SeqCst);
+            self.0.swap(word, Ordering::SeqCst);
         } else {
-            self.0.store(old + 1, Ordering::Relaxed);
+            self.0.store(word, Ordering::Relaxed);
         }
         // Loads of entries and slots stay behind the store; the processor's side is the waiter's core sync.
         compiler_fence(Ordering::SeqCst);
-        old + 1
     }
 
     #[inline]
     fn leave(&self) {
-        self.leave_from(self.0.load(Ordering::Relaxed));
+        self.leave_to(after(self.0.load(Ordering::Relaxed)));
     }
 
-    /// The same for who knows the word.
+    /// The same for who knows what the word is then.
     #[inline]
-    fn leave_from(&self, old: u64) {
+    fn leave_to(&self, new: u64) {
         compiler_fence(Ordering::SeqCst);
-        let new = if old & DEPTH == 1 { old - 1 + SEQUENCE } else { old - 1 };
         self.0.store(new, Ordering::Release);
     }
 
@@ -71,6 +91,12 @@ impl Word {
         let word = self.0.load(Ordering::Acquire);
         word & DEPTH == 0 || word / SEQUENCE != seen.0
     }
+}
+
+/// A reader's word when one section more has been left.
+#[inline]
+fn after(old: u64) -> u64 {
+    if old & DEPTH == 1 { old - 1 + SEQUENCE } else { old - 1 }
 }
 
 thread_local! {
@@ -136,7 +162,7 @@ impl Reader {
     /// reader is left inside it.
     #[inline]
     pub(crate) fn enter_run(&self) -> RunSection<'_> {
-        RunSection { word: &self.word, entered: self.word.enter(self.fenced), this_thread_only: PhantomData }
+        RunSection { word: &self.word, after: self.word.enter_run(self.fenced), this_thread_only: PhantomData }
     }
 
     /// Sections that are open, nested in each other.
@@ -183,16 +209,16 @@ impl Drop for Section<'_> {
 #[must_use = "a section is left as soon as it is dropped"]
 pub(crate) struct RunSection<'r> {
     word: &'r Word,
-    /// The word, which is the same again when whatever came in between has been left: one load less.
-    entered: u64,
+    /// The word behind it, which is the same whatever came in between and has been left: nothing to load or to work out.
+    after: u64,
     this_thread_only: PhantomData<*const ()>,
 }
 
 impl Drop for RunSection<'_> {
     #[inline]
     fn drop(&mut self) {
-        debug_assert_eq!(self.word.0.load(Ordering::Relaxed), self.entered, "sections are nested");
-        self.word.leave_from(self.entered);
+        debug_assert_eq!(after(self.word.0.load(Ordering::Relaxed)), self.after, "sections are nested");
+        self.word.leave_to(self.after);
     }
 }
 
@@ -218,15 +244,16 @@ mod tests {
     }
 
     #[test]
-    fn leaving_from_what_enter_stored_is_leaving() {
+    fn leaving_to_what_enter_answered_is_leaving() {
         let word = Word::default();
         for _ in 0..3 {
-            let outer = word.enter(false);
-            let seen = word.seen().unwrap();
-            let inner = word.enter(false);
-            word.leave_from(inner);
-            assert!(word.0.load(Ordering::Relaxed) == outer && !word.left(&seen));
-            word.leave_from(outer);
+            let outer = word.enter_run(false);
+            let (seen, entered) = (word.seen().unwrap(), word.0.load(Ordering::Relaxed));
+            let inner = word.enter_run(false);
+            assert!(word.depth() == 2);
+            word.leave_to(inner);
+            assert!(word.0.load(Ordering::Relaxed) == entered && !word.left(&seen));
+            word.leave_to(outer);
             assert!(word.left(&seen) && word.depth() == 0);
         }
     }

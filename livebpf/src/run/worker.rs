@@ -174,7 +174,7 @@ impl Pinned<'_> {
     /// As [`Worker::run`].
     #[inline]
     pub fn run(&mut self, program: &Program, ctx: &mut Context) -> Result<u32, RunError> {
-        self.core.run_in_section(&program.entry, ctx).map(|r0| r0 as u32)
+        self.core.run_in_section(&program.entry, ctx, ()).map(|r0| r0 as u32)
     }
 
     /// Runs `program` on each of `contexts`, in order, and hands each to `done` with the verdict and with what the run asked for. What
@@ -237,20 +237,23 @@ impl Core {
     }
 
     /// One run in a section of its own; nested in another run where the thread is inside one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run(&self, program: &Program, ctx: &mut Context) -> Result<u64, RunError> {
-        let _section = self.reader.enter_run();
-        self.run_in_section(&program.entry, ctx)
+        self.run_in_section(&program.entry, ctx, self.reader.enter_run())
     }
 
-    /// One run. The caller is inside a read-side section.
-    #[inline]
-    fn run_in_section(&self, entry: &Entry, ctx: &mut Context) -> Result<u64, RunError> {
+    /// One run, inside a read-side section: the caller's, or `section`, which is dropped behind the run. Always inlined: the stub wants all
+    /// registers, and who runs programs in a loop puts his own away before the loop.
+    #[inline(always)]
+    fn run_in_section<S>(&self, entry: &Entry, ctx: &mut Context, section: S) -> Result<u64, RunError> {
         if ctx.prog_type() != entry.prog_type || !self.is_plain(entry, self.shared.generations.current()) {
-            return self.run_checked(entry, ctx);
+            let checked = self.run_checked(entry, ctx);
+            drop(section);
+            return checked;
         }
         // SAFETY: `is_plain` was asked, and the context is of the program's type.
         let r0 = current::outermost(&self.hot.current, || unsafe { self.run_plain(ctx) });
+        drop(section);
         if self.asked.get() & asked::LEFT != 0 && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
     }
 
