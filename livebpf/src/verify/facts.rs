@@ -4,7 +4,7 @@
 
 use crate::context::RecordAccess;
 use crate::insn::{Insn, Pc, Reg};
-use crate::link::{MapId, Program};
+use crate::link::MapId;
 
 /// Facts about a whole program.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -183,7 +183,7 @@ pub enum TailCall {
 impl Facts {
     /// Fills in [`InsnFacts::unused`] from the facts that it follows from.
     #[cfg(feature = "fault-injection")]
-    pub(super) fn find_unused(&mut self, program: &Program) {
+    pub(super) fn find_unused(&mut self, program: &crate::link::Program) {
         for (func, sub) in self.funcs.iter().zip(&program.subprogs) {
             for pc in (sub.start.0..sub.end.0).map(Pc) {
                 if let (Some(insn), Some(fact)) = (program.insns.get_ref(pc), self.insns.get_mut(pc.index())) {
