@@ -6,7 +6,7 @@
 #ifndef LIVEBPF_BENCH_COMPUTE_H
 #define LIVEBPF_BENCH_COMPUTE_H
 
-enum { LENGTH = 1500, ROUNDS = 1000 };
+enum { LENGTH = 1500, ROUNDS = 10000 };
 
 typedef unsigned char byte;
 typedef unsigned short half;

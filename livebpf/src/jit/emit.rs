@@ -99,6 +99,13 @@ impl<'a> Emitter<'a> {
         self.program.insns.get_ref(next).filter(|_| !self.plan.is_special(next))
     }
 
+    /// The instruction before the one at `pc`, which is being emitted, where that one was emitted alone and nothing else leads here.
+    pub(super) fn emitted_before(&self, pc: Pc) -> Option<&'a Insn> {
+        let [.., (_, before), _] = self.lines.as_slice() else { return None };
+        let insn = self.program.insns.get_ref(*before)?;
+        (before.0 + insn.slots() == pc.0 && !self.plan.is_target(pc)).then_some(insn)
+    }
+
     /// Emits everything and puts it in its place.
     pub(super) fn run(mut self) -> Result<Code, JitError> {
         let mut tail_entry = None;
@@ -209,20 +216,20 @@ impl<'a> Emitter<'a> {
             return 0;
         }
         let Some(next) = self.partner(pc, insn) else { return 0 };
-        let long = match *insn {
-            Insn::Load { .. } => self.emit_joined_load(pc, insn, next),
-            Insn::LoadImm64 { .. } => self.emit_constant_load(pc, insn, next),
-            Insn::Mov { .. } if matches!(next, Insn::Alu { op: AluOp::Lsh | AluOp::Rsh, .. }) => {
-                self.emit_rotate(pc, insn, next)
-            }
-            _ => self.emit_indexed_load(pc, insn, next),
-        };
-        if long > 0 {
-            return long;
+        let pair = |fused: bool| if fused { insn.slots() + next.slots() } else { 0 };
+        match (*insn, *next) {
+            (Insn::Load { .. }, Insn::Endian { .. }) => pair(self.emit_load_swapped(pc, insn, next)),
+            (Insn::Load { .. }, _) => self.emit_joined_load(pc, insn, next),
+            (Insn::LoadImm64 { .. }, _) => self.emit_constant_load(pc, insn, next),
+            (Insn::Mov { .. }, Insn::Alu { op: AluOp::Lsh | AluOp::Rsh, .. }) => self.emit_rotate(pc, insn, next),
+            (Insn::Mov { .. }, _) => match self.emit_indexed_load(pc, insn, next) {
+                0 => pair(self.emit_mov_add(insn, next)),
+                slots => slots,
+            },
+            (Insn::Alu { op: AluOp::Lsh, .. }, _) => pair(self.emit_shift_pair(insn, next)),
+            (Insn::Alu { .. }, _) => self.emit_indexed_load(pc, insn, next),
+            _ => 0,
         }
-        let fused =
-            self.emit_mov_add(insn, next) || self.emit_shift_pair(insn, next) || self.emit_load_swapped(pc, insn, next);
-        if fused { insn.slots() + next.slots() } else { 0 }
     }
 
     /// The one match over all instructions.

@@ -5,7 +5,7 @@ use super::emit_alu::size;
 use super::options::JitError;
 use super::plan;
 use super::x64::{Alu, Cc, Gpr, Mem, Size};
-use crate::insn::{Cond, Insn, Pc, Reg, Src, Width};
+use crate::insn::{AluOp, Cond, Insn, Pc, Reg, Src, Width};
 
 /// The condition after `cmp dst, src` (`test` for [`Cond::Set`]).
 const fn cc(cond: Cond) -> Cc {
@@ -20,6 +20,18 @@ const fn cc(cond: Cond) -> Cc {
         Cond::Sge => Cc::Ge,
         Cond::Slt => Cc::L,
         Cond::Sle => Cc::Le,
+    }
+}
+
+/// Whether what the operation is compiled to says if the result is zero.
+fn sets_zero_flag(op: AluOp, width: Width, src: Src) -> bool {
+    let bits = if width == Width::W64 { 63 } else { 31 };
+    match (op, src) {
+        (AluOp::Add | AluOp::Sub | AluOp::Or | AluOp::Xor, Src::Imm(imm)) => imm != 0,
+        (AluOp::And, Src::Imm(imm)) => !matches!(imm, -1 | 0xff | 0xffff),
+        (AluOp::Add | AluOp::Sub | AluOp::Or | AluOp::Xor | AluOp::And, Src::Reg(_)) => true,
+        (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Src::Imm(imm)) => imm & bits != 0,
+        _ => false,
     }
 }
 
@@ -46,7 +58,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// `cmp dst, src ; jcc target`. With 0 `test dst, dst`; `&` is `test dst, src`. A branch with one outcome is
+    /// `cmp dst, src ; jcc target`; only the jump behind an operation that has set the flag. With 0 `test dst, dst`; `&` is `test dst, src`. A branch with one outcome is
     /// `jmp target` or nothing.
     pub(super) fn emit_cond_jmp(
         &mut self,
@@ -63,9 +75,23 @@ impl Emitter<'_> {
             self.asm.jmp(target);
             return Ok(());
         }
-        self.emit_cmp(cond, size(width), gpr(dst), src);
+        if !self.is_flag_set(pc, cond, (width, dst, src)) {
+            self.emit_cmp(cond, size(width), gpr(dst), src);
+        }
         self.asm.jcc(cc(cond), target);
         Ok(())
+    }
+
+    /// Whether the operation before the comparison has set the flag that it asks for: `r += n; if r != 0` (and `-=`, `&=`, `|=`, `^=`,
+    /// shifts, `==`).
+    fn is_flag_set(&self, pc: Pc, cond: Cond, compared: (Width, Reg, Src)) -> bool {
+        let (Cond::Eq | Cond::Ne, (width, dst, Src::Imm(0))) = (cond, compared) else { return false };
+        match self.emitted_before(pc) {
+            Some(&Insn::Alu { op, width: set, dst: to, src }) => {
+                (set, to) == (width, dst) && sets_zero_flag(op, width, src)
+            }
+            _ => false,
+        }
     }
 
     fn emit_cmp(&mut self, cond: Cond, size: Size, dst: Gpr, src: Src) {
