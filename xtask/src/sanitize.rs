@@ -171,14 +171,15 @@ fn fuzz(all: bool) -> Result<bool, String> {
     let seconds = if all { 600 } else { 60 };
     let mut fine = true;
     for name in String::from_utf8_lossy(&listed.stdout).lines() {
-        // New inputs go to the first folder, which is not committed.
-        let (corpus, seeds) = (format!("fuzz/corpus/{name}"), format!("fuzz/seeds/{name}"));
+        // New inputs go to the first folder, which is not committed. Of real objects, those of the tests are taken.
+        let corpus = format!("fuzz/corpus/{name}");
         std::fs::create_dir_all(&corpus).map_err(|error| format!("{corpus}: {error}"))?;
         let mut command = Command::new("cargo");
-        command.args(["+nightly", "fuzz", "run", name, &corpus, &seeds]);
-        if name == "elf" {
-            command.args(["livebpf/tests/data/objects", "livebpf/tests/data/scenarios"]);
-        }
+        command.args(["+nightly", "fuzz", "run", name, &corpus]);
+        match name {
+            "elf" => command.args(["livebpf/tests/data/objects", "livebpf/tests/data/scenarios"]),
+            _ => command.arg(format!("fuzz/seeds/{name}")),
+        };
         command.args(["--", "-timeout=20", "-rss_limit_mb=4096"]).arg(format!("-max_total_time={seconds}"));
         fine &= done(&mut command)?;
     }
