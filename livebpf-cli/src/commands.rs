@@ -46,6 +46,7 @@ pub fn check(object: &Path, text: &str) {
             }
         }
     }
+    session.close().expect("nothing runs");
 }
 
 /// What all maps hold.

@@ -50,6 +50,13 @@ impl Session {
         Ok(session)
     }
 
+    /// Gives everything back; returns when that is done.
+    pub fn close(self) -> Result<(), CliError> {
+        let Session { runtime, worker, loaded } = self;
+        drop((worker, loaded));
+        Ok(runtime.barrier()?)
+    }
+
     /// Carries out one `prog` or `map` command.
     pub fn execute(&mut self, object: &str, words: &[String]) -> Result<Answer, CliError> {
         let mut words = Words::new(words);

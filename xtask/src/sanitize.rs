@@ -180,7 +180,8 @@ fn fuzz(all: bool) -> Result<bool, String> {
             "elf" => command.args(["livebpf/tests/data/objects", "livebpf/tests/data/scenarios"]),
             _ => command.arg(format!("fuzz/seeds/{name}")),
         };
-        command.args(["--", "-timeout=20", "-rss_limit_mb=4096"]).arg(format!("-max_total_time={seconds}"));
+        // A program that is verified up to the limit takes a minute in instrumented code.
+        command.args(["--", "-timeout=300", "-rss_limit_mb=4096"]).arg(format!("-max_total_time={seconds}"));
         fine &= done(&mut command)?;
     }
     Ok(fine)
