@@ -118,4 +118,13 @@ mod tests {
         }
         assert!(Generator::of(Contestant::Rbpf, &program).is_err());
     }
+
+    #[test]
+    fn nearly_all_of_the_program_is_of_use() {
+        let program = programs::straight(1000);
+        let table = livebpf::helper::Table::builtin();
+        let verified = livebpf::verify::verify(program, &livebpf::verify::Options::new(&table)).expect("it is sound");
+        let code = livebpf::jit::compile(&verified, &Default::default()).expect("it has no calls");
+        assert!(code.lines.len() >= 990, "{} of 1000 instructions have code", code.lines.len());
+    }
 }

@@ -44,21 +44,22 @@ pub fn program(name: &str, source: &str) -> Program {
     Program::bare(name, ProgramKind::new(ProgType::SCHED_CLS), insns)
 }
 
-/// `insns` instructions of every kind that needs no branch: arithmetic of both widths, and the stack.
+/// `insns` instructions of every kind that needs no branch: arithmetic of both widths, and the stack. What each of them computes is
+/// used (but for a few before the end), so that none can be left out.
 pub fn straight(insns: u32) -> Program {
-    let mut source = "r0 = 1\nr1 = 2\nr6 = 3\n".to_owned();
-    for n in 0..insns.saturating_sub(4) {
+    let mut source = "r0 = 1\nr1 = 2\nr3 = 5\nr6 = 3\n".to_owned();
+    for n in 0..insns.saturating_sub(5) {
         let (to, from) = ([0, 1, 6][n as usize % 3], [1, 6, 0][(n / 5) as usize % 3]);
         let slot = 8 * (1 + (n / 8) % 16);
         let _ = match n % 8 {
-            0 => writeln!(source, "r{to} += r{from}"),
+            0 => writeln!(source, "r{to} += r3"),
             1 => writeln!(source, "w{to} ^= {n}"),
-            2 => writeln!(source, "r{to} = r{from}"),
+            2 => writeln!(source, "r2 = r{from}"),
             3 => writeln!(source, "*(u64 *)(r10 - {slot}) = r{to}"),
             4 => writeln!(source, "r{to} *= {}", n % 1000 + 3),
-            5 => writeln!(source, "r{to} = *(u64 *)(r10 - {slot})"),
-            6 => writeln!(source, "w{to} >>= {}", n % 31),
-            _ => writeln!(source, "r{to} -= {n}"),
+            5 => writeln!(source, "r3 = *(u64 *)(r10 - {slot})"),
+            6 => writeln!(source, "w2 >>= {}", n % 31),
+            _ => writeln!(source, "r{to} -= r2"),
         };
     }
     program("bench_straight", &(source + "exit"))
