@@ -58,8 +58,8 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// `cmp dst, src ; jcc target`; only the jump behind an operation that has set the flag. With 0 `test dst, dst`; `&` is `test dst, src`. A branch with one outcome is
-    /// `jmp target` or nothing.
+    /// `cmp dst, src ; jcc target`; only the jump behind an operation that has set the flag. With 0 `test dst, dst`; `&` is
+    /// `test dst, src`. A branch with one outcome is `jmp target` or nothing.
     pub(super) fn emit_cond_jmp(
         &mut self,
         pc: Pc,

@@ -1,7 +1,7 @@
 //! Maps of maps: arrays and hash maps whose values are maps.
 //!
-//! A program that looks a key up gets the inner map's address; generated code reads an array's slots itself. Who takes an inner map out has to keep it until the grace period
-//! is over: [`Outer::set`] and [`Outer::clear`] answer it.
+//! A program that looks a key up gets the inner map's address; generated code reads an array's slots itself. Who takes an inner map
+//! out has to keep it until the grace period is over: [`Outer::set`] and [`Outer::clear`] answer it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
