@@ -185,7 +185,7 @@ impl<'a> Emitter<'a> {
 
     /// Emits the instruction at `pc`, with those after it that become one with it; returns where to go on.
     #[inline(always)]
-    fn emit_at(&mut self, pc: Pc, insn: &Insn) -> Result<Pc, Box<JitError>> {
+    fn emit_at(&mut self, pc: Pc, insn: &'a Insn) -> Result<Pc, Box<JitError>> {
         self.lines.push((self.asm.pos().order(), pc));
         if begins_pair(insn) {
             let slots = self.emit_fused(pc, insn);
@@ -211,7 +211,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Emits an instruction together with those after it where all make one; returns how many slots that took, or 0.
-    fn emit_fused(&mut self, pc: Pc, insn: &Insn) -> u32 {
+    fn emit_fused(&mut self, pc: Pc, insn: &'a Insn) -> u32 {
         if self.blinds() {
             return 0;
         }

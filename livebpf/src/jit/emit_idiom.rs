@@ -73,16 +73,15 @@ fn double(half: insn::Size) -> Option<insn::Size> {
 
 impl<'a> Emitter<'a> {
     /// The `N` instructions after the one at `pc`, where all can be compiled as one with it.
-    fn following<const N: usize>(&self, pc: Pc, insn: &Insn) -> Option<[(Pc, &'a Insn); N]> {
-        let mut last = (pc, *insn);
-        let mut found = [None; N];
+    fn following<const N: usize>(&self, pc: Pc, insn: &'a Insn) -> Option<[(Pc, &'a Insn); N]> {
+        let mut last = (pc, insn);
+        let mut found = [last; N];
         for place in &mut found {
-            let next = self.partner(last.0, &last.1)?;
-            last = (Pc(last.0.0 + last.1.slots()), *next);
-            *place = Some((last.0, next));
+            let next = self.partner(last.0, last.1)?;
+            last = (Pc(last.0.0 + last.1.slots()), next);
+            *place = last;
         }
-        let mut all = found.into_iter().flatten();
-        Some(std::array::from_fn(|_| all.next().unwrap_or((pc, &Insn::Exit))))
+        Some(found)
     }
 
     fn is_dead(&self, pc: Pc, reg: Reg) -> bool {
@@ -91,7 +90,7 @@ impl<'a> Emitter<'a> {
 
     /// A rotate: `r2 = r1; r2 >>= 28; r3 = r1; r3 <<= 4; r3 |= r2` as `rorx r3, r1, 28`, `r2 = r1; r2 >>= 28; r1 <<= 4; r1 |= r2` as
     /// `ror r1, 28`, where r2 is dead then; the shifts in either order. Returns how many slots that took, or 0.
-    pub(super) fn emit_rotate(&mut self, pc: Pc, copy: &Insn, first: &Insn) -> u32 {
+    pub(super) fn emit_rotate(&mut self, pc: Pc, copy: &'a Insn, first: &Insn) -> u32 {
         let Insn::Mov { width, dst: spare, src: Src::Reg(from) } = *copy else { return 0 };
         let Some((first_width, shifted, right)) = shift(first) else { return 0 };
         if (first_width, shifted) != (width, spare) || spare == from {
@@ -128,7 +127,7 @@ impl<'a> Emitter<'a> {
     /// Two halves of a field, loaded one by one and put together: `r2 = *(u32 *)(r1 +0); r3 = *(u32 *)(r1 +4); r3 <<= 32; r3 |= r2` as
     /// `mov r3, [r1]` where r2 is dead then; the loads in either order, the shift before or after the second. Returns how many
     /// slots that took, or 0.
-    pub(super) fn emit_joined_load(&mut self, pc: Pc, load: &Insn, next: &Insn) -> u32 {
+    pub(super) fn emit_joined_load(&mut self, pc: Pc, load: &'a Insn, next: &Insn) -> u32 {
         let Some(first) = part(load) else { return 0 };
         if part(next).is_none() && alu_imm(next).is_none_or(|(op, _, dst, _)| (op, dst) != (AluOp::Lsh, first.dst)) {
             return 0;
