@@ -175,11 +175,6 @@ impl Reader {
     pub fn forked(&self) -> bool {
         self.fork.forked()
     }
-
-    /// Where [`MARK`](crate::text::fork::MARK) is as long as [`forked`](Self::forked) answers false.
-    pub(crate) fn fork_mark(&self) -> *const u32 {
-        self.fork.mark()
-    }
 }
 
 impl Drop for Reader {

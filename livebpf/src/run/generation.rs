@@ -48,9 +48,6 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Bytes from its beginning to [`stack`](Self::stack), for the stub's loop.
-    pub(super) const STACK_AT: usize = std::mem::offset_of!(Generation, stack);
-
     /// The entry at `id`; 0: none.
     #[inline]
     pub(super) fn resolve(&self, id: EntryId) -> u64 {

@@ -44,8 +44,6 @@ impl Hot {
 
 /// Most runs between two looks at what is around a batch.
 const CHUNK: usize = 64;
-/// Bytes of stack that may lie between a look at what is left and generated code's first frame: far more than the stub's.
-const STUB_STACK: u64 = 1024;
 
 /// Of most runs.
 static NO_EFFECTS: Effects = Effects { redirect: None, clones: Vec::new(), retval: 0, tunnel: None };
@@ -143,21 +141,20 @@ impl Core {
             return 0;
         }
         let hot = &self.hot;
+        let all = words[..count].as_mut_ptr_range();
         let mut series = Series {
-            words: words.as_mut_ptr(),
-            count,
-            last: 0,
+            next: all.start,
+            end: all.end,
             entry: hot.address.get(),
             cpu: u64::from(self.cpu) << 32,
             asked: self.asked.as_ptr(),
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
-            stack: stack::remaining().unwrap_or(u64::MAX).saturating_sub(STUB_STACK),
-            mark: self.reader.fork_mark(),
         };
         // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
         current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
-        series.last as usize + 1
+        // SAFETY: `enter_each` leaves it behind one of the words.
+        unsafe { series.next.offset_from_unsigned(all.start) }
     }
 
     /// Whether the run that has just ended was left by a helper's panic.

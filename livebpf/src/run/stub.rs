@@ -10,7 +10,6 @@
 use std::arch::asm;
 
 use super::generation::Generation;
-use crate::text::fork::MARK;
 
 /// Where to continue when a helper has panicked: the stack as it was at the call of generated code. Above it lie rbx and rbp, which
 /// the generated frames in between would have restored, below it the address to return to.
@@ -91,12 +90,10 @@ pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, cpu: u32, landing: *mut
 /// The field offsets are used by the assembly of [`enter_each`].
 #[repr(C)]
 pub(super) struct Series {
-    /// R1 of each run, in whose place comes R0.
-    pub words: *mut u64,
-    /// How many, at least one.
-    pub count: u64,
-    /// The one that was started last.
-    pub last: u64,
+    /// R1 of the next run, in whose place comes its R0; behind the last one that was started, in the end.
+    pub next: *mut u64,
+    /// Behind the last one; there is at least one.
+    pub end: *mut u64,
     pub entry: u64,
     /// The number of the CPU in the upper half.
     pub cpu: u64,
@@ -104,69 +101,58 @@ pub(super) struct Series {
     pub asked: *const u8,
     pub current: *const *const Generation,
     pub generation: *const Generation,
-    /// Bytes of stack that there are.
-    pub stack: u64,
-    /// [`MARK`] as long as this is the process that owns the code.
-    pub mark: *const u32,
 }
 
-/// Runs generated code on `series.words`, up to the end or to the first run after which something is not as before: then
-/// `series.last` says which that was. All that a loop in Rust would put away around each run stays in the registers that generated
+/// Runs generated code on the words of `series`, up to the end or to the first run after which something is not as before: then
+/// `series.next` is behind that one. All that a loop in Rust would put away around each run stays in the registers that generated
 /// code preserves.
 ///
+/// Nothing is looked at that cannot have changed. In a fork's child there is no generated code for a helper to return to. And more
+/// stack than verified programs need is asked for, the first time, by an unproven program that is loaded meanwhile, for which
+/// runs that have begun are not prepared anyway.
+///
 /// # Safety
-/// As for [`enter`], for each of the runs, when `current` still leads to `generation`, that needs no more than `stack`, and the mark
-/// is there: which holds before the first one, and is looked at before every other. All pointers are valid. When a run is left
-/// through `landing`, R0 in its place is 0.
+/// As for [`enter`], for each of the runs, when `current` still leads to `generation`: which holds before the first one, and is looked
+/// at before every other. All pointers are valid. When a run is left through `landing`, R0 in its place is 0.
 #[inline]
 pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) {
-    // SAFETY: as in `enter`; rbx and rbp are saved and restored here. `leave` restores rbp from the stack, as it was at the call,
+    // SAFETY: as in `enter`; rbx and rbp are saved and restored here. `leave` restores both from the stack, as they were at the call,
     // and nothing else; so what comes next there uses no other register before it has looked at `asked`.
     unsafe {
         asm!(
             "push rbx",
             "push rbp",
-            "push rbx",
-            "push r11",
             "mov rbp, r11",
+            "mov rbx, [r11 + 32]",
+            "push rbx",
+            "push rbp",
             "mov [r10], rsp",
-            "xor ebx, ebx",
             "mov r13, [rbp]",
-            "mov r14, [rbp + 48]",
-            "mov r15, [rbp + 56]",
+            "mov r14, [rbp + 40]",
+            "mov r15, [rbp + 48]",
             ".p2align 5",
             "2:",
-            "mov [rbp + 16], rbx",
-            "mov rdi, [r13 + rbx * 8]",
+            "mov rdi, [r13]",
             "xor esi, esi",
-            "mov r12, [rbp + 32]",
-            "call [rbp + 24]",
-            "mov rcx, [rbp + 40]",
-            "cmp byte ptr [rcx], 0",
+            "mov r12, [rbp + 24]",
+            "add r13, 8",
+            "mov [rbp], r13",
+            "call [rbp + 16]",
+            "cmp byte ptr [rbx], 0",
             "jne 3f",
-            "mov [r13 + rbx * 8], rax",
-            "inc rbx",
+            "mov [r13 - 8], rax",
             "cmp [r14], r15",
             "jne 4f",
-            "mov rdx, [rbp + 64]",
-            "cmp rdx, [r15 + {stack}]",
-            "jb 4f",
-            "mov rcx, [rbp + 72]",
-            "cmp dword ptr [rcx], {mark}",
-            "jne 4f",
-            "cmp rbx, [rbp + 8]",
-            "jb 2b",
+            "cmp r13, [rbp + 8]",
+            "jne 2b",
             "jmp 4f",
             "3:",
             "mov rdx, [rbp]",
-            "mov rcx, [rbp + 16]",
-            "mov [rdx + rcx * 8], rax",
+            "mov [rdx - 8], rax",
             "4:",
             "lea rsp, [rsp + 16]",
             "pop rbp",
             "pop rbx",
-            stack = const Generation::STACK_AT,
-            mark = const MARK,
             in("r10") landing,
             in("r11") series,
             out("r12") _,

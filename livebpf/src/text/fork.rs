@@ -13,7 +13,7 @@ use super::TextError;
 
 const PAGE: usize = 4096;
 /// What the page holds in the process that made it.
-pub(crate) const MARK: u32 = 0x6c62_7066;
+const MARK: u32 = 0x6c62_7066;
 
 /// A page that reads as zero in a child process.
 #[derive(Debug)]
@@ -58,11 +58,6 @@ impl ForkPage {
     fn word(&self) -> &AtomicU32 {
         // SAFETY: mapped from `new` to `drop`, page-aligned, and only ever accessed atomically.
         unsafe { self.page.as_ref() }
-    }
-
-    /// Where the mark is.
-    pub(crate) fn mark(&self) -> *const u32 {
-        self.page.as_ptr().cast()
     }
 
     /// Whether this process is a child of the one that made the page.
