@@ -80,7 +80,31 @@ pub(crate) fn contained(work: impl FnOnce()) -> bool {
         work();
         return true;
     }
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok()
+    caught(work).is_some()
+}
+
+/// Runs `work`; `None` when it panicked, for whatever it panicked with.
+#[inline(always)]
+pub(crate) fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            discard(payload);
+            None
+        }
+    }
+}
+
+/// Dropping what somebody panicked with can panic again, with something else; after some of that it is left alone.
+#[cold]
+fn discard(mut payload: Box<dyn std::any::Any + Send>) {
+    for _ in 0..4 {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => return,
+            Err(again) => payload = again,
+        }
+    }
+    std::mem::forget(payload);
 }
 
 /// Waits to be woken, or for `time` to pass. In a model it has passed already.

@@ -161,7 +161,7 @@ fn a5_a_run_keeps_its_callers_registers() {
 }
 
 /// Runs nested by a helper: what `call #FIRST_CUSTOM` does is decided later.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Nested {
     target: Arc<OnceLock<Program>>,
     /// How deep runs were nested, by the thread's own count, and what the innermost one got.
@@ -170,13 +170,15 @@ struct Nested {
 
 impl Nested {
     fn runtime(&self, engine: Engine) -> Runtime {
-        let nested = self.clone();
+        // Weak: the program holds the runtime, which holds the helper.
+        let (target, results) = (Arc::downgrade(&self.target), self.results.clone());
         let helper = helper(FIRST_CUSTOM, &[]);
         builder(engine)
             .helper(helper, move |call| {
-                let program = nested.target.get().expect("a target");
+                let target = target.upgrade().expect("the test's");
+                let program = target.get().expect("a target");
                 let result = call.run(program, &mut context(program));
-                nested.results.lock().unwrap().push(result.clone());
+                results.lock().unwrap().push(result.clone());
                 result.map_or(u64::from(u32::MAX), u64::from)
             })
             .build()
@@ -342,10 +344,11 @@ fn a9_threads_have_budgets_of_their_own() {
 fn a_helper_that_panics_ends_the_run_and_nothing_else() {
     for engine in ENGINES {
         let calm = Arc::new(AtomicU32::new(0));
-        let switch = calm.clone();
+        let (switch, thrown) = (calm.clone(), Arc::new(()));
+        let weak = Arc::downgrade(&thrown);
         let runtime = builder(engine)
             .helper(helper(FIRST_CUSTOM, &[Arg::Scalar]), move |call| match switch.load(Ordering::SeqCst) {
-                0 => std::panic::panic_any(PanicsWhenDropped),
+                0 => std::panic::panic_any(PanicsWhenDropped(thrown.clone())),
                 _ => call.arg(0) + 1,
             })
             .build()
@@ -364,6 +367,7 @@ fn a_helper_that_panics_ends_the_run_and_nothing_else() {
             let mut result = None;
             assert_eq!(registers_after(|| result = Some(worker.run(&caller, &mut packet))), UNTOUCHED, "{engine}");
             assert_eq!(result, Some(Err(RunError::HelperPanicked { program: "caller".to_owned() })), "{engine}");
+            assert_eq!(weak.strong_count(), 1, "{engine}: what it panicked with is kept by nobody");
             // The section was left: else this would wait for ever. And the thread is outside of any run.
             runtime.barrier().unwrap();
             calm.store(1, Ordering::SeqCst);
@@ -410,7 +414,7 @@ fn a_panic_in_a_callback_of_a_callback_ends_the_run_and_nothing_else() {
 }
 
 /// Dropping what somebody panicked with must not end the process.
-struct PanicsWhenDropped;
+struct PanicsWhenDropped(#[expect(dead_code, reason = "held")] Arc<()>);
 
 impl Drop for PanicsWhenDropped {
     fn drop(&mut self) {
@@ -422,9 +426,10 @@ impl Drop for PanicsWhenDropped {
 fn a_panic_in_a_nested_run_ends_only_that_one() {
     for engine in ENGINES {
         let target: Arc<OnceLock<Program>> = Arc::default();
-        let inner = target.clone();
+        let inner = Arc::downgrade(&target);
         let runtime = builder(engine)
             .helper(helper(FIRST_CUSTOM, &[]), move |call| {
+                let inner = inner.upgrade().unwrap();
                 let program = inner.get().unwrap();
                 match call.run(program, &mut context(program)) {
                     Err(RunError::HelperPanicked { .. }) => 30,

@@ -2,13 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Lent, Program, RunError, current};
 use crate::context::Context;
 use crate::helper::{Arg, Proto, Ret};
 use crate::map::cell::Slice;
+use crate::primitive::caught;
 
 /// What an embedder's helper does.
 pub type HelperFn = dyn Fn(&HelperCall<'_>) -> u64 + Send + Sync;
@@ -169,9 +169,7 @@ pub(super) fn call(custom: &Custom, args: [u64; 5]) -> Option<u64> {
         (0..custom.proto.args.len()).filter_map(|n| call.result(n)).for_each(Slice::clear);
     }
     // A panic ends the run; what the closure shares with others must stand that, as with any unwound closure.
-    let result = catch_unwind(AssertUnwindSafe(|| function(&call)));
-    // Dropping what somebody panicked with could panic again.
-    let answer = result.map_err(std::mem::forget).ok()?;
+    let answer = caught(|| function(&call))?;
     // A number that is no block's is null.
     Some(match &custom.lent[5] {
         Some(lent) => lent.block(answer).map_or(0, Slice::addr),

@@ -1,7 +1,6 @@
 //! What the interpreter needs from outside: helper functions and the programs in slots.
 #![allow(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::custom;
@@ -11,6 +10,7 @@ use super::shared::Shared;
 use crate::helper::Proto;
 use crate::interp::{self, Executable, FaultKind};
 use crate::map::Map;
+use crate::primitive::caught;
 
 /// The interpreter's host for runs of one runtime.
 pub(super) struct Host<'a> {
@@ -42,7 +42,7 @@ impl interp::Host for Host<'_> {
             None => {
                 let native = helpers::native(id).ok_or(FaultKind::NoHelper { id })?;
                 // SAFETY: the interpreter has checked the arguments against the helper's prototype.
-                catch_unwind(AssertUnwindSafe(|| unsafe { (native.inner)(args) })).map_err(std::mem::forget).ok()
+                caught(|| unsafe { (native.inner)(args) })
             }
         };
         result.ok_or_else(|| {

@@ -134,6 +134,9 @@ impl RuntimeBuilder {
 
     /// Adds a helper of the embedder. `proto.id` is at least [`FIRST_CUSTOM`]. The function is called on the thread that
     /// runs the program; a panic in it ends the run with [`RunError::HelperPanicked`](super::RunError::HelperPanicked).
+    ///
+    /// The runtime holds the function, and programs and maps hold the runtime: a function that holds one of them, to run it, holds it
+    /// weakly, or none of them ever goes.
     pub fn helper(mut self, proto: Proto, function: impl Fn(&HelperCall<'_>) -> u64 + Send + Sync + 'static) -> Self {
         self.custom.push(Custom::new(proto, Function::Closure(Box::new(function))));
         self

@@ -10,12 +10,12 @@
 //! held: however slow or broken it is, no patch waits for it or asks it anything.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use super::TextError;
+use crate::primitive::caught;
 
 /// One function's machine code at its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,14 +142,14 @@ fn tell(mut sink: Box<dyn SymbolSink>, events: &mpsc::Receiver<Event>, state: &S
             Event::Unloaded(symbols) => sink.unloaded(symbols),
             Event::Flush(_) => Ok(()),
         };
-        match catch_unwind(AssertUnwindSafe(call)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if !failed => {
+        match caught(call) {
+            Some(Ok(())) => {}
+            Some(Err(error)) if !failed => {
                 failed = true;
                 log::warn!("a symbol sink failed, it goes on: {error}");
             }
-            Ok(Err(_)) => {}
-            Err(_) => {
+            Some(Err(_)) => {}
+            None => {
                 state.give_up("it panicked");
                 break;
             }

@@ -30,11 +30,11 @@ mod skb;
 mod task;
 mod text;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 use super::current;
 use crate::helper::{id, kfunc};
+use crate::primitive::caught;
 
 /// What generated code calls: R1 to R5, and the helper's data word (unused by built-in helpers). Answers R0.
 ///
@@ -192,17 +192,10 @@ pub fn native(id: u32) -> Option<NativeHelper> {
 /// Runs a helper on behalf of generated code, through which nothing may unwind.
 #[inline(always)]
 pub(crate) fn contain(helper: impl FnOnce() -> u64) -> u64 {
-    match catch_unwind(AssertUnwindSafe(helper)) {
-        Ok(r0) => r0,
-        Err(payload) => leave(payload),
+    match caught(helper) {
+        Some(r0) => r0,
+        None => current::leave_after_panic(),
     }
-}
-
-#[cold]
-fn leave(payload: Box<dyn std::any::Any + Send>) -> u64 {
-    // Dropping what somebody panicked with could panic again.
-    std::mem::forget(payload);
-    current::leave_after_panic()
 }
 
 /// A helper's error result.
