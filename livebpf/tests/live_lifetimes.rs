@@ -93,8 +93,12 @@ type Act = dyn Fn(u64) -> u64 + Send + Sync;
 
 fn acting(engine: Engine) -> (Runtime, Arc<OnceLock<Box<Act>>>) {
     let act: Arc<OnceLock<Box<Act>>> = Arc::default();
-    let inside = act.clone();
-    let call = move |call: &livebpf::runtime::HelperCall<'_>| inside.get().expect("an act")(call.arg(0));
+    // Weak: what it does may hold programs, which hold the runtime.
+    let inside = Arc::downgrade(&act);
+    let call = move |call: &livebpf::runtime::HelperCall<'_>| {
+        let act = inside.upgrade().expect("the test's");
+        act.get().expect("an act")(call.arg(0))
+    };
     let runtime = builder(engine).helper(helper(FIRST_CUSTOM, &[Arg::Scalar]), call).build().unwrap();
     (runtime, act)
 }

@@ -199,10 +199,10 @@ fn what_would_wait_for_itself_is_refused() {
     for engine in ENGINES {
         let seen: Arc<Mutex<Option<bool>>> = Arc::default();
         let (answer, own): (_, Arc<OnceLock<Runtime>>) = (seen.clone(), Arc::default());
-        let inside = own.clone();
+        let inside = Arc::downgrade(&own);
         let runtime = builder(engine)
             .helper(helper(FIRST_CUSTOM, &[]), move |_| {
-                let result = inside.get().unwrap().barrier();
+                let result = inside.upgrade().unwrap().get().unwrap().barrier();
                 *answer.lock().unwrap() = Some(matches!(result, Err(Error::Wait(_))));
                 0
             })

@@ -8,12 +8,20 @@ thread_local! {
     static BOUNDS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
+/// The stack pointer. (The address of a local may be elsewhere: sanitisers keep such locals on the heap.)
+#[inline(always)]
+fn pointer() -> u64 {
+    let rsp;
+    // SAFETY: a register is read.
+    unsafe { std::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    rsp
+}
+
 /// Bytes between here and the lowest usable address of this thread's stack. `None` where the stack pointer lies outside the
 /// thread's own stack (coroutines), so that nothing is known.
 #[inline]
 pub(super) fn remaining() -> Option<u64> {
-    let here = 0u8;
-    let sp = &raw const here as u64;
+    let sp = pointer();
     let (low, high) = match BOUNDS.get() {
         (0, 0) => lookup(),
         known => known,
@@ -24,9 +32,8 @@ pub(super) fn remaining() -> Option<u64> {
 /// Whether at least so many bytes are left; true where nothing is known.
 #[inline]
 pub(super) fn suffices(wanted: u64) -> bool {
-    let here = 0u8;
     let (low, high) = BOUNDS.get();
-    let left = (&raw const here as u64).wrapping_sub(low);
+    let left = pointer().wrapping_sub(low);
     // Not so before the first time, nor outside of the thread's own stack.
     left >= wanted && left < high.wrapping_sub(low) || looks_sufficient(wanted)
 }
