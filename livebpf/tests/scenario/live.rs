@@ -47,6 +47,8 @@ impl Choice {
 pub struct Live {
     runtime: Runtime,
     ebpf: Ebpf,
+    /// Held for the helpers: these hold them weakly, or the runtime would hold itself.
+    _targets: Vec<Target>,
 }
 
 /// The program that a custom helper runs: known when the object is loaded.
@@ -70,7 +72,7 @@ impl Live {
         let runtime = choice.builder().build().map_err(text)?;
         // SAFETY: the programs of result_register.bpf.c end, and touch their own global variables only.
         let ebpf = unsafe { runtime.load_unverified(&object, &choice.options(&object)) }.map_err(text)?;
-        Ok(Live { runtime, ebpf })
+        Ok(Live { runtime, ebpf, _targets: Vec::new() })
     }
 
     /// Loads an object; custom helpers run their programs on `packet`.
@@ -87,7 +89,8 @@ impl Live {
         let mut targets: Vec<(&str, Target)> = Vec::new();
         for (id, helper) in custom {
             let target = Target::default();
-            targets.push((&helper.runs, target.clone()));
+            let weak = Arc::downgrade(&target);
+            targets.push((&helper.runs, target));
             let proto = Proto {
                 id: *id,
                 name: helper.name.clone(),
@@ -99,6 +102,7 @@ impl Live {
             };
             let packet = packet.to_vec();
             builder = builder.helper(proto, move |call| {
+                let target = weak.upgrade().expect("held by who runs the program");
                 let program = target.get().expect("the object is loaded");
                 let mut ctx = Context::for_type(program.prog_type(), &packet).expect("a context");
                 call.run(program, &mut ctx).expect("a nested run").into()
@@ -106,11 +110,12 @@ impl Live {
         }
         let runtime = builder.build().map_err(text)?;
         let ebpf = runtime.load_with(&object, &choice.options(&object)).map_err(text)?;
-        for (name, target) in targets {
+        for (name, target) in &targets {
             let program = ebpf.program(name).ok_or_else(|| format!("no program {name}"))?;
             target.set(program.clone()).map_err(|_| "a helper's program is set twice")?;
         }
-        Ok(Live { runtime, ebpf })
+        let _targets = targets.into_iter().map(|(_, target)| target).collect();
+        Ok(Live { runtime, ebpf, _targets })
     }
 
     fn program(&self, name: &str) -> Result<&Program, String> {
