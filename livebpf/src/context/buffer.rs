@@ -437,6 +437,11 @@ impl Context {
         self.record.addr()
     }
 
+    /// Bytes into a context at which [`record_addr`](Self::record_addr) lies, for the entry stub.
+    pub(crate) const RECORD_ADDR_AT: usize = std::mem::offset_of!(Context, record) + Bytes::ADDR_AT;
+    /// The same of [`prog_type`](Self::prog_type), four bytes.
+    pub(crate) const PROG_TYPE_AT: usize = std::mem::offset_of!(Context, prog_type);
+
     /// All of the record.
     pub fn record(&self) -> Slice<'_> {
         self.record.slice()

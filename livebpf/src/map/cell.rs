@@ -97,6 +97,9 @@ impl Bytes {
         self.first.as_ptr().addr() as u64
     }
 
+    /// Bytes into this value at which [`addr`](Self::addr) lies, for the entry stub.
+    pub(crate) const ADDR_AT: usize = std::mem::offset_of!(Bytes, first);
+
     /// Bytes.
     pub fn len(&self) -> usize {
         self.len

@@ -97,22 +97,20 @@ impl Core {
         contexts: &mut [Context],
         mut done: impl FnMut(&mut Context, u32, &Effects),
     ) -> Result<(), RunError> {
-        let mut words = [0; CHUNK];
-        let (mut rest, mut most) = (contexts, CHUNK);
+        let mut results = [0; CHUNK];
+        let mut rest = contexts;
         while !rest.is_empty() {
-            let ran = self.run_plain_chunk(entry, &rest[..rest.len().min(most)], &mut words);
+            let ran = self.run_plain_chunk(entry, rest, &mut results);
             let (chunk, more) = rest.split_at_mut(ran.max(1));
             rest = more;
             if ran == 0 {
-                words[0] = self.run_checked(entry, &mut chunk[0])?;
+                results[0] = self.run_checked(entry, &mut chunk[0])?;
             }
             let left = self.asked.get() & asked::LEFT != 0 && self.take_left();
-            // Where each run asks for something, not many are prepared each time.
-            most = if self.asked.get() != 0 { (2 * ran).clamp(1, CHUNK) } else { CHUNK };
             // Only the last run of a chunk has asked for anything.
             let Some((last, plain)) = chunk.split_last_mut() else { continue };
-            let r0 = words[plain.len()];
-            plain.iter_mut().zip(&words).for_each(|(ctx, r0)| done(ctx, *r0 as u32, &NO_EFFECTS));
+            let r0 = results[plain.len()];
+            plain.iter_mut().zip(&results).for_each(|(ctx, r0)| done(ctx, *r0 as u32, &NO_EFFECTS));
             if left {
                 return Err(panicked(entry));
             }
@@ -124,24 +122,14 @@ impl Core {
         Ok(())
     }
 
-    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something; R0 of each into `words`.
+    /// Runs as many as are ordinary runs, at most [`CHUNK`], and none after one that has asked for something; R0 of each into `results`.
     #[inline]
-    fn run_plain_chunk(&self, entry: &Entry, contexts: &[Context], words: &mut [u64; CHUNK]) -> usize {
+    fn run_plain_chunk(&self, entry: &Entry, contexts: &[Context], results: &mut [u64; CHUNK]) -> usize {
         if !self.is_plain(entry, self.shared.generations.current()) {
             return 0;
         }
-        let mut count = 0;
-        for (ctx, word) in
-            contexts.iter().zip(words.iter_mut()).take_while(|(ctx, _)| ctx.prog_type() == entry.prog_type)
-        {
-            *word = ctx.record_addr();
-            count += 1;
-        }
-        if count == 0 {
-            return 0;
-        }
         let hot = &self.hot;
-        let all = words[..count].as_mut_ptr_range();
+        let all = contexts[..contexts.len().min(CHUNK)].as_ptr_range();
         let mut series = Series {
             next: all.start,
             end: all.end,
@@ -150,11 +138,17 @@ impl Core {
             asked: self.asked.as_ptr(),
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
+            results: results.as_mut_ptr(),
+            prog_type: entry.prog_type,
         };
-        // SAFETY: `is_plain` was asked, the contexts are of the program's type, and borrowed here; the address as in `run_plain`.
-        current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
-        // SAFETY: `enter_each` leaves it behind one of the words.
-        unsafe { series.next.offset_from_unsigned(all.start) }
+        // SAFETY: `is_plain` was asked; the contexts are borrowed here; the address as in `run_plain`.
+        let r0 = current::outermost(&hot.current, || unsafe { stub::enter_each(&mut series, hot.landing.get()) });
+        // SAFETY: `enter_each` leaves it at one of the contexts, or behind the last.
+        let ran = unsafe { series.next.offset_from_unsigned(all.start) };
+        if let Some(last) = ran.checked_sub(1).and_then(|last| results.get_mut(last)) {
+            *last = r0;
+        }
+        ran
     }
 
     /// Whether the run that has just ended was left by a helper's panic.

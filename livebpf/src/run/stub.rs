@@ -10,6 +10,8 @@
 use std::arch::asm;
 
 use super::generation::Generation;
+use crate::context::Context;
+use crate::object::ProgType;
 
 /// Where to continue when a helper has panicked: the stack as it was at the call of generated code. Above it lie rbx and rbp, which
 /// the generated frames in between would have restored, below it the address to return to.
@@ -90,10 +92,10 @@ pub(super) unsafe fn enter(entry: u64, r1: u64, r2: u64, cpu: u32, landing: *mut
 /// The field offsets are used by the assembly of [`enter_each`].
 #[repr(C)]
 pub(super) struct Series {
-    /// R1 of the next run, in whose place comes its R0; behind the last one that was started, in the end.
-    pub next: *mut u64,
+    /// The next one; in the end, behind the last one that a run was started on.
+    pub next: *const Context,
     /// Behind the last one; there is at least one.
-    pub end: *mut u64,
+    pub end: *const Context,
     pub entry: u64,
     /// The number of the CPU in the upper half.
     pub cpu: u64,
@@ -101,23 +103,29 @@ pub(super) struct Series {
     pub asked: *const u8,
     pub current: *const *const Generation,
     pub generation: *const Generation,
+    /// R0 of each run but the last.
+    pub results: *mut u64,
+    /// The program's.
+    pub prog_type: ProgType,
 }
 
-/// Runs generated code on the words of `series`, up to the end or to the first run after which something is not as before: then
-/// `series.next` is behind that one. All that a loop in Rust would put away around each run stays in the registers that generated
-/// code preserves.
+/// Runs generated code on the contexts of `series`, up to the end, to the first one of another program type, or to the first run
+/// after which something is not as before: then `series.next` is behind that one. Answers R0 of the last run, 0 when that was
+/// left through `landing`; anything, when there was none. All that a loop in Rust would put away around each run stays in the
+/// registers that generated code preserves.
 ///
 /// Nothing is looked at that cannot have changed. In a fork's child there is no generated code for a helper to return to. And more
 /// stack than verified programs need is asked for, the first time, by an unproven program that is loaded meanwhile, for which
 /// runs that have begun are not prepared anyway.
 ///
 /// # Safety
-/// As for [`enter`], for each of the runs, when `current` still leads to `generation`: which holds before the first one, and is looked
-/// at before every other. All pointers are valid. When a run is left through `landing`, R0 in its place is 0.
+/// As for [`enter`], for a program of type `prog_type`, when `current` leads to `generation`: which holds at first, and is looked at
+/// before every other run. All pointers are valid; there is room for as many results as there are contexts.
 #[inline]
-pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) {
+pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) -> u64 {
+    let r0: u64;
     // SAFETY: as in `enter`; rbx and rbp are saved and restored here. `leave` restores both from the stack, as they were at the call,
-    // and nothing else; so what comes next there uses no other register before it has looked at `asked`.
+    // and nothing else; so what comes next there uses no other register, and nothing more when `asked` has changed.
     unsafe {
         asm!(
             "push rbx",
@@ -128,33 +136,39 @@ pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) {
             "push rbp",
             "mov [r10], rsp",
             "mov r13, [rbp]",
-            "mov r14, [rbp + 40]",
+            "mov r14, [rbp + 56]",
             "mov r15, [rbp + 48]",
-            ".p2align 5",
+            // All of the loop in one line.
+            ".p2align 6",
             "2:",
-            "mov rdi, [r13]",
+            "mov ecx, [rbp + 64]",
+            "cmp [r13 + {prog_type}], ecx",
+            "jne 3f",
+            "mov rdi, [r13 + {record}]",
             "xor esi, esi",
             "mov r12, [rbp + 24]",
-            "add r13, 8",
+            "add r13, {stride}",
             "mov [rbp], r13",
             "call [rbp + 16]",
             "cmp byte ptr [rbx], 0",
             "jne 3f",
-            "mov [r13 - 8], rax",
-            "cmp [r14], r15",
-            "jne 4f",
+            "mov [r14], rax",
+            "add r14, 8",
+            "mov rcx, [rbp + 40]",
+            "cmp [rcx], r15",
+            "jne 3f",
             "cmp r13, [rbp + 8]",
             "jne 2b",
-            "jmp 4f",
             "3:",
-            "mov rdx, [rbp]",
-            "mov [rdx - 8], rax",
-            "4:",
             "lea rsp, [rsp + 16]",
             "pop rbp",
             "pop rbx",
+            prog_type = const Context::PROG_TYPE_AT,
+            record = const Context::RECORD_ADDR_AT,
+            stride = const size_of::<Context>(),
             in("r10") landing,
             in("r11") series,
+            lateout("rax") r0,
             out("r12") _,
             out("r13") _,
             out("r14") _,
@@ -162,6 +176,7 @@ pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) {
             clobber_abi("C"),
         );
     }
+    r0
 }
 
 /// Continues behind the [`enter`] that noted `landing`, with R0 = 0 and [`Landing::left`] set. The frames in between vanish.

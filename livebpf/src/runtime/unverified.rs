@@ -38,7 +38,9 @@ impl Runtime {
     ///
     /// # Safety
     /// With [`Engine::Jit`](super::Engine::Jit) or [`Engine::Slot`](super::Engine::Slot) the programs can read and write any memory and
-    /// may never end: the caller vouches for every access they make on the contexts they will be run with. With
+    /// may never end: the caller vouches for every access they make on the contexts they will be run with. What they need of the stack
+    /// beyond what verified programs do is asked for by runs and batches that begin after the load: the caller also vouches for the stack
+    /// of threads that are in one now, and may reach them by a tail call. With
     /// [`Engine::Interp`](super::Engine::Interp) every access is checked and nothing is asked of the caller.
     ///
     /// # Errors
