@@ -185,7 +185,7 @@ fn verdict(demand: &Value) -> String {
 
 fn summary(rows: &Rows<'_>) -> String {
     let verdicts: Vec<_> =
-        rows.named().flat_map(|row| demands(row).map(move |d| (name(row), d["met"].as_bool(), d))).collect();
+        rows.named().flat_map(|row| demands(row).map(move |d| (row, d["met"].as_bool(), d))).collect();
     let count = |wanted| verdicts.iter().filter(|(_, met, _)| *met == wanted).count();
     let [met, unmet, unknown] = [Some(true), Some(false), None].map(count);
     let mut text =
@@ -195,9 +195,20 @@ fn summary(rows: &Rows<'_>) -> String {
         n => write!(text, ", {n} are not known."),
     };
     for (row, _, demand) in verdicts.iter().filter(|(_, met, _)| *met == Some(false)) {
-        let _ = write!(text, "\n* `{row}`: {}", verdict(demand));
+        let _ = write!(text, "\n* `{}`: {}", name(row), verdict(demand));
+        if let Some(ratio) = of_minima(rows, row, demand) {
+            let _ = write!(text, ", of the minima {}", up(ratio));
+        }
     }
     text
+}
+
+/// The ratio of a demand by what both took at least: with as little of the machine's other work as there was.
+fn of_minima(rows: &Rows<'_>, row: &Value, demand: &Value) -> Option<f64> {
+    let of = demand["of"].as_str()?;
+    let another = || rows.named().find(|row| name(row) == of)?["livebpf"]["min"].as_f64();
+    let other = row[of]["min"].as_f64().or_else(another)?;
+    row["livebpf"]["min"].as_f64().map(|ours| ours / other)
 }
 
 /// `KIND N`: the programs of objects with rows of a kind that the kernel has a figure in, and N.
