@@ -427,7 +427,7 @@ mod tests {
 <!-- summary -->
 
 3 rows; of 4 demands 2 are met, 1 are not, 1 are not known.
-* `two`: at most 1.5 x one_2: NOT MET, 1.51
+* `two`: at most 1.5 x one_2: NOT MET, 1.51, of the minima 1010
 
 <!-- end -->
 Text.
