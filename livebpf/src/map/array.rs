@@ -49,8 +49,15 @@ impl Array {
         ArrayLayout { data: self.block.addr(), stride: self.stride as u64, cpu_stride: self.cpu_stride as u64 }
     }
 
+    #[inline]
     fn is_percpu(&self) -> bool {
         self.cpu_stride != 0
+    }
+
+    /// Whether there is one value for all CPUs, without a lock.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_percpu() && self.lock.is_none()
     }
 
     pub(super) fn user_value_size(&self) -> usize {

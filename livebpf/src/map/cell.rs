@@ -359,9 +359,21 @@ impl<'a> Slice<'a> {
     #[inline]
     pub fn copy_from(self, from: Slice<'_>) -> usize {
         let len = self.len.min(from.len);
+        // Most values are one word.
+        if len == 8
+            && let (Some(to), Some(from)) = (self.atomic_u64(0), from.atomic_u64(0))
+        {
+            to.store(from.load(Relaxed), Relaxed);
+            return len;
+        }
+        self.copy_long(from, len);
+        len
+    }
+
+    #[inline(never)]
+    fn copy_long(self, from: Slice<'_>, len: usize) {
         let words = if len < 32 { 0..0 } else { self.copy_words(from, len) };
         self.copy_pieces(from, words.end..len);
-        len
     }
 
     /// [`copy_from`](Self::copy_from) for windows that may overlap in any way.

@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use create::flag;
 pub use error::MapError;
 
+use crate::insn::Size;
 use crate::object::{MapDef, MapType};
 use array::Array;
 use cell::Slice;
@@ -362,6 +363,15 @@ impl Map {
             Storage::Hash(hash) => hash.update(key, value, flags, cpu),
             Storage::Lpm(trie) => trie.update(key, value, flags, cpu),
             _ => Err(self.not_possible("an update by a program")),
+        }
+    }
+
+    /// The value of an array that is set by copying alone: the array has it once for all CPUs and no lock in it.
+    #[inline]
+    pub(crate) fn plain_value(&self, key: Slice<'_>) -> Option<Slice<'_>> {
+        match &self.storage {
+            Storage::Array(array) if array.is_plain() => array.value(key.load(0, Size::W)? as u32, 0),
+            _ => None,
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{current, errno};
 use crate::insn::Size;
 use crate::map::cell::Slice;
-use crate::map::{Map, MapError};
+use crate::map::{BPF_ANY, BPF_EXIST, Map, MapError};
 
 /// Keys up to this size are copied to the stack.
 const SHORT_KEY: usize = 64;
@@ -16,7 +16,7 @@ const SHORT_KEY: usize = 64;
 #[inline(always)]
 pub(super) unsafe fn lookup_elem([map, key, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
-    unsafe { with_key(map, key, |map, key| map.lookup_address(key, current::cpu())) }
+    unsafe { with_key(live(map), key, |map, key| map.lookup_address(key, current::cpu())) }
 }
 
 /// [`lookup_elem`] where the code generator knows the map to be a hash map with keys of 4 bytes: so nothing has to be found out.
@@ -60,6 +60,25 @@ pub(super) unsafe fn lookup_hash_16([map, key, cpu, ..]: [u64; 5]) -> u64 {
 #[inline(always)]
 pub(super) unsafe fn update_elem([map, key, value, flags, _]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
+    let map = unsafe { live(map) };
+    if matches!(flags, BPF_ANY | BPF_EXIST) {
+        // SAFETY: as the caller promises.
+        let key = unsafe { Slice::from_raw(key, map.key_size() as usize) };
+        if let Some(target) = map.plain_value(key) {
+            // SAFETY: as the caller promises.
+            target.copy_from(unsafe { Slice::from_raw(value, target.len()) });
+            return 0;
+        }
+    }
+    // SAFETY: as the caller promises.
+    unsafe { update_other(map, key, value, flags) }
+}
+
+/// # Safety
+/// As for [`update_elem`].
+#[inline(never)]
+unsafe fn update_other(map: &Map, key: u64, value: u64, flags: u64) -> u64 {
+    // SAFETY: as the caller promises.
     unsafe {
         with_key(map, key, |map, key| {
             let value = Slice::from_raw(value, map.value_size() as usize);
@@ -75,7 +94,7 @@ pub(super) unsafe fn update_elem([map, key, value, flags, _]: [u64; 5]) -> u64 {
 #[inline(always)]
 pub(super) unsafe fn delete_elem([map, key, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
-    unsafe { with_key(map, key, |map, key| result(map.delete(key))) }
+    unsafe { with_key(live(map), key, |map, key| result(map.delete(key))) }
 }
 
 /// `void *bpf_map_lookup_percpu_elem(map, key, cpu)`: address of that CPU's value, or 0.
@@ -88,7 +107,7 @@ pub(super) unsafe fn lookup_percpu_elem([map, key, cpu, ..]: [u64; 5]) -> u64 {
         if cpu >= map.cpus() || !map.is_per_cpu() { 0 } else { map.lookup(key, cpu).map_or(0, Slice::addr) }
     };
     // SAFETY: as the caller promises.
-    unsafe { with_key(map, key, value) }
+    unsafe { with_key(live(map), key, value) }
 }
 
 /// `long bpf_map_push_elem(map, value, flags)`: 0 or a negative error number.
@@ -141,11 +160,9 @@ pub(super) unsafe fn live<'a>(map: u64) -> &'a Map {
 /// Calls `then` with the map and a copy of the key, which others may be changing meanwhile.
 ///
 /// # Safety
-/// As for [`lookup_elem`].
+/// `key` points to the map's key size of readable bytes.
 #[inline(always)]
-unsafe fn with_key(map: u64, key: u64, then: impl FnOnce(&Map, &[u8]) -> u64) -> u64 {
-    // SAFETY: as the caller promises.
-    let map = unsafe { live(map) };
+unsafe fn with_key(map: &Map, key: u64, then: impl FnOnce(&Map, &[u8]) -> u64) -> u64 {
     let size = map.key_size() as usize;
     // SAFETY: the caller promises that many readable bytes.
     let key = unsafe { Slice::from_raw(key, size) };
@@ -243,18 +260,28 @@ mod tests {
 
     #[test]
     fn array_results_are_the_kernels() {
-        for map_type in [MapType::ARRAY, MapType::PERCPU_ARRAY] {
-            let program = Program(map(map_type, 4, 6, 3));
+        let sizes = [1, 6, 8, 12, 40];
+        for (map_type, size) in [MapType::ARRAY, MapType::PERCPU_ARRAY].into_iter().flat_map(|t| sizes.map(|n| (t, n)))
+        {
+            let program = Program(map(map_type, 4, size as u32, 3));
             let key = |n: u32| n.to_ne_bytes();
-            assert_eq!(program.update(&mut key(2), &mut [5; 6], 0), 0);
-            let value = program.0.value_region(program.lookup(&mut key(2)), 6).unwrap();
-            assert_eq!(value.to_vec(), [5; 6]);
+            let stored = || program.0.value_region(program.lookup(&mut key(2)), size).unwrap().to_vec();
+            let update = |n: u32, byte: u8, flags: u64| program.update(&mut key(n), &mut vec![byte; size], flags);
+            assert_eq!(update(2, 5, 0), 0);
+            assert_eq!(stored(), vec![5; size]);
             assert_eq!(program.lookup(&mut key(3)), 0);
             assert_eq!(program.lookup(&mut key(u32::MAX)), 0);
-            assert_eq!(program.update(&mut key(3), &mut [5; 6], 0), -i64::from(libc::E2BIG));
-            assert_eq!(program.update(&mut key(2), &mut [5; 6], 1), -i64::from(libc::EEXIST));
-            assert_eq!(program.update(&mut key(2), &mut [6; 6], 2), 0);
-            assert_eq!(program.update(&mut key(3), &mut [6; 6], 3), -i64::from(libc::EINVAL));
+            assert_eq!(update(3, 5, 0), -i64::from(libc::E2BIG));
+            assert_eq!(update(u32::MAX, 5, 2), -i64::from(libc::E2BIG));
+            assert_eq!(update(2, 5, 1), -i64::from(libc::EEXIST));
+            assert_eq!(update(2, 6, 2), 0);
+            assert_eq!(update(3, 6, 3), -i64::from(libc::EINVAL));
+            assert_eq!(update(2, 7, 4), -i64::from(libc::EINVAL), "BPF_F_LOCK, and no lock");
+            assert_eq!(stored(), vec![6; size]);
+            let mut odd: Vec<u8> = [0; 3].into_iter().chain(key(2)).chain(vec![9; size]).collect();
+            let (odd_key, odd_value) = odd[3..].split_at_mut(4);
+            assert_eq!(program.update(odd_key, odd_value, 0), 0, "neither key nor value is aligned");
+            assert_eq!(stored(), vec![9; size]);
             assert_eq!(program.delete(&mut key(0)), -i64::from(libc::EINVAL));
         }
     }
