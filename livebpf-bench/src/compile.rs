@@ -13,40 +13,22 @@ use livebpf::verify::{self, Verified};
 use crate::Session;
 use crate::contestant::Contestant;
 use crate::error::Error;
-use crate::interleave::{Budget, Entrant, Side, interleave};
-use crate::report::{Column, Measured};
-use crate::row::{Row, Unit, Wanted};
-use crate::{place, programs, sbpf};
-
-const SIZES: [(&str, u32); 4] = [("jit_1k", 1000), ("jit_10k", 10_000), ("jit_60k", 60_000), ("jit_1m", 1_000_000)];
-const BUDGET: Budget = Budget { time: Duration::from_secs(2), most: 200, least: 3 };
+use crate::lengths::{self, Once};
+use crate::report::Measured;
+use crate::row::{Row, Wanted};
+use crate::sbpf;
 
 pub fn rows() -> Vec<Row> {
-    let wanted = |name| match name {
-        "jit_10k" => vec![Wanted::Of(Contestant::Sbpf, 1.0)],
-        "jit_1m" => vec![Wanted::OfRow("jit_10k".to_owned(), 1.5)],
-        _ => Vec::new(),
-    };
-    SIZES.map(|(name, _)| Row::new(name, Unit::Ns, wanted(name))).into()
+    lengths::rows("jit", Wanted::Of(Contestant::Sbpf, 1.0))
 }
 
 /// Measures the rows that are wanted.
 pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
-    let wanted: Vec<_> = rows().into_iter().zip(SIZES).filter(|(row, _)| session.wants(&row.name)).collect();
-    wanted.into_iter().map(|(row, (_, insns))| one(session, row, insns)).collect()
-}
-
-fn one(session: &mut Session<'_>, row: Row, insns: u32) -> Measured {
-    (session.progress)(&row.name);
-    let program = programs::straight(insns);
-    let entrant = |contestant: Contestant| {
-        let generator = Generator::of(contestant, &program);
-        let side = |generator| Box::new(Compiles { generator, insns }) as Box<dyn Side + '_>;
-        Entrant::new(contestant, generator.map(side), 1)
-    };
-    let mut entrants: Vec<Entrant<'_>> = session.contestants().map(entrant).collect();
-    place::on_second(&session.cpus, || interleave(&mut entrants, &BUDGET.with(session.options.effort)));
-    Measured { row, columns: entrants.iter().map(|entrant| Column::of(entrant, 0)).collect() }
+    let contestants = session.contestants();
+    lengths::measure(session, rows(), contestants, |contestant, program| {
+        let generator = Generator::of(contestant, program)?;
+        Ok(Box::new(move || generator.compile()) as Once<'_>)
+    })
 }
 
 /// What compiles the program.
@@ -93,21 +75,10 @@ fn options() -> Options {
     Options { helpers_near: true, cpu, ..Options::default() }
 }
 
-struct Compiles<'a> {
-    generator: Generator<'a>,
-    insns: u32,
-}
-
-impl Side for Compiles<'_> {
-    fn round(&mut self, samples: &mut [Vec<f64>]) -> Result<(), Error> {
-        samples[0].push(self.generator.compile()?.as_nanos() as f64 / f64::from(self.insns));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::programs;
 
     #[test]
     fn all_that_generate_code_take_the_program() {

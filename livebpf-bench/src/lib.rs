@@ -17,6 +17,7 @@ mod error;
 mod helpers;
 mod interleave;
 mod kernel;
+mod lengths;
 mod live;
 mod load;
 mod maps;

@@ -16,39 +16,31 @@ use crate::Session;
 use crate::contestant::{Contestant, NO_RUNTIME};
 use crate::error::Error;
 use crate::interleave::{Budget, Entrant, Side, interleave};
+use crate::lengths::{self, Once};
 use crate::place;
-use crate::programs;
 use crate::report::{Column, Measured};
 use crate::row::{Row, Unit, Wanted};
 use crate::subject::Subject;
 
-const STRAIGHT: [(&str, u32); 4] =
-    [("load_1k", 1000), ("load_10k", 10_000), ("load_60k", 60_000), ("load_1m", 1_000_000)];
 const BUDGET: Budget = Budget { time: Duration::from_secs(2), most: 200, least: 3 };
 
 pub fn rows() -> Vec<Row> {
-    let wanted = |name| match name {
-        "load_10k" => vec![Wanted::Of(Contestant::Kernel, 0.3)],
-        "load_1m" => vec![Wanted::OfRow("load_10k".to_owned(), 1.5)],
-        _ => Vec::new(),
-    };
-    STRAIGHT.map(|(name, _)| Row::new(name, Unit::Ns, wanted(name))).into()
+    lengths::rows("load", Wanted::Of(Contestant::Kernel, 0.3))
 }
 
 /// Measures the rows that are wanted.
 pub fn measure(session: &mut Session<'_>) -> Vec<Measured> {
-    let mut measured = Vec::new();
-    for (row, (name, insns)) in rows().into_iter().zip(STRAIGHT) {
-        if session.wants(name) {
-            measured.extend(subject(session, vec![row], &programs::straight(insns), f64::from(insns)));
-        }
-    }
+    let (runtimes, engine) = (session.runtimes(), session.options.engine);
+    let mut measured = lengths::measure(session, rows(), runtimes, |contestant, program| {
+        let mut loader = loader(contestant, engine, program)?;
+        Ok(Box::new(move || loader.load()) as Once<'_>)
+    });
     let options = session.options;
     for Subject { name, program } in &options.objects {
         let Ok(program) = program else { continue };
         let rows: Vec<Row> = of_subject(name).into_iter().filter(|row| session.wants(&row.name)).collect();
         if !rows.is_empty() {
-            measured.extend(subject(session, rows, program, 1e3));
+            measured.extend(subject(session, rows, program));
         }
     }
     measured
@@ -63,18 +55,14 @@ pub fn of_subject(name: &str) -> [Row; 2] {
     ]
 }
 
-/// Loads of one program by all contestants. Times are in nanoseconds over `divisor`.
-fn subject(session: &mut Session<'_>, rows: Vec<Row>, program: &Linked, divisor: f64) -> Vec<Measured> {
+/// Loads of one program by all contestants.
+fn subject(session: &mut Session<'_>, rows: Vec<Row>, program: &Linked) -> Vec<Measured> {
     let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     (session.progress)(&names.join(" and "));
     let options = session.options;
     let entrant = |contestant: Contestant| {
-        let loader = match contestant {
-            Contestant::Livebpf => Live::new(options.engine, program).map(|live| Box::new(live) as Box<dyn Loader>),
-            Contestant::Kernel => Kernel::new(program).map(|kernel| Box::new(kernel) as Box<dyn Loader>),
-            _ => Err(NO_RUNTIME),
-        };
-        let side = loader.map(|loader| Box::new(Loads { loader, rows: &rows, divisor }) as Box<dyn Side + '_>);
+        let loader = loader(contestant, options.engine, program);
+        let side = loader.map(|loader| Box::new(Loads { loader, rows: &rows }) as Box<dyn Side + '_>);
         Entrant::new(contestant, side, rows.len())
     };
     let mut entrants: Vec<Entrant<'_>> = session.runtimes().map(entrant).collect();
@@ -91,10 +79,17 @@ trait Loader {
     fn processed(&mut self) -> Result<u64, Error>;
 }
 
+fn loader(contestant: Contestant, engine: Engine, program: &Linked) -> Result<Box<dyn Loader>, Error> {
+    match contestant {
+        Contestant::Livebpf => Ok(Box::new(Live::new(engine, program)?)),
+        Contestant::Kernel => Ok(Box::new(Kernel::new(program)?)),
+        _ => Err(NO_RUNTIME),
+    }
+}
+
 struct Loads<'a> {
     loader: Box<dyn Loader>,
     rows: &'a [Row],
-    divisor: f64,
 }
 
 impl Side for Loads<'_> {
@@ -105,7 +100,7 @@ impl Side for Loads<'_> {
                 let again = samples.first().copied();
                 samples.push(again.map_or_else(|| self.loader.processed().map(|n| n as f64), Ok)?);
             } else {
-                samples.push(self.loader.load()?.as_nanos() as f64 / self.divisor);
+                samples.push(self.loader.load()?.as_nanos() as f64 / 1e3);
             }
         }
         Ok(())
