@@ -10,6 +10,7 @@ pub use text::TextError;
 pub use wire::DecodeError;
 
 use std::fmt;
+use std::ops::Range;
 
 /// A register, R0 to R10.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -462,6 +463,12 @@ impl Insns {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+    /// The instructions that begin in `span`, with their positions, in order; none where it does not lie inside.
+    #[inline]
+    pub fn within(&self, span: Range<Pc>) -> impl Iterator<Item = (Pc, &Insn)> {
+        let slots = self.slots.get(span.start.index()..span.end.index()).unwrap_or_default();
+        (span.start.0..).zip(slots).filter_map(|(pc, slot)| Some((Pc(pc), slot.as_ref()?)))
     }
     /// Instructions with their positions, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Pc, Insn)> + '_ {

@@ -188,7 +188,7 @@ impl<'a> Emitter<'a> {
     fn emit_at(&mut self, pc: Pc, insn: &'a Insn) -> Result<Pc, Box<JitError>> {
         self.lines.push((self.asm.pos().order(), pc));
         if begins_pair(insn) {
-            let slots = self.emit_fused(pc, insn);
+            let slots = self.emit_joined(pc, insn);
             if slots > 0 {
                 return Ok(Pc(pc.0 + slots));
             }
@@ -211,11 +211,19 @@ impl<'a> Emitter<'a> {
     }
 
     /// Emits an instruction together with those after it where all make one; returns how many slots that took, or 0.
-    fn emit_fused(&mut self, pc: Pc, insn: &'a Insn) -> u32 {
+    #[inline(always)]
+    fn emit_joined(&mut self, pc: Pc, insn: &'a Insn) -> u32 {
+        match self.partner(pc, insn) {
+            Some(next) if may_join(insn, next) => self.emit_pair(pc, insn, next),
+            _ => 0,
+        }
+    }
+
+    /// The same of two in a row that can be the first of what makes one.
+    fn emit_pair(&mut self, pc: Pc, insn: &'a Insn, next: &'a Insn) -> u32 {
         if self.blinds() {
             return 0;
         }
-        let Some(next) = self.partner(pc, insn) else { return 0 };
         let pair = |fused: bool| if fused { insn.slots() + next.slots() } else { 0 };
         match (*insn, *next) {
             (Insn::Load { .. }, Insn::Endian { .. }) => pair(self.emit_load_swapped(pc, insn, next)),
@@ -375,6 +383,19 @@ fn begins_pair(insn: &Insn) -> bool {
         Insn::Load { .. } => true,
         Insn::LoadImm64 { value, .. } => matches!(value, Imm64::MapIdxValue { .. }),
         _ => false,
+    }
+}
+
+/// Whether an instruction that [`begins_pair`] can be one with the next, by what the two compute on; asked for the same reason.
+#[inline(always)]
+fn may_join(first: &Insn, second: &Insn) -> bool {
+    match (first, second) {
+        (Insn::Load { dst, .. }, Insn::Alu { op, dst: on, .. }) => *op == AluOp::Lsh && on == dst,
+        (Insn::Load { .. }, _) => matches!(second, Insn::Load { .. } | Insn::Endian { .. }),
+        (Insn::Mov { dst, .. }, _) => matches!(second, Insn::Alu { dst: on, .. } if on == dst),
+        (Insn::Alu { op: AluOp::Lsh, dst, .. }, _) => matches!(second, Insn::Alu { dst: on, .. } if on == dst),
+        (Insn::Alu { dst, .. }, _) => matches!(second, Insn::Load { base, .. } if base == dst),
+        _ => true,
     }
 }
 

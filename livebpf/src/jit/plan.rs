@@ -148,10 +148,10 @@ impl Plan {
             }
             let mut needs = Needs { stack_depth, callee_saved, rbp, zeroed, ..Needs::default() };
             let mut calls = Calls::default();
-            for pc in (func.start.0..func.end.0).map(Pc) {
-                let Some(insn) = program.insns.get_ref(pc) else { continue };
-                // Most instructions need no planning.
-                if stays_in_line(insn) && !matches!(insn, Insn::LoadImm64 { .. }) || plan.marked(pc, DEAD | UNUSED) {
+            // Most instructions need no planning.
+            let planned = |(_, insn): &(Pc, &Insn)| !stays_in_line(insn) || matches!(insn, Insn::LoadImm64 { .. });
+            for (pc, insn) in program.insns.within(func.start..func.end).filter(planned) {
+                if plan.marked(pc, DEAD | UNUSED) {
                     continue;
                 }
                 plan.mark_target(facts, pc, insn);

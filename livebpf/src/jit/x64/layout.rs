@@ -71,6 +71,8 @@ pub(super) struct Layout {
     buf: Vec<u8>,
     gaps: Vec<Gap>,
     labels: Vec<Bound>,
+    /// Labels that there are; memory may be there for more.
+    made: u32,
     /// Fields of four bytes in the buffer that hold a distance to a label.
     fields: Vec<(Pos, Label)>,
 }
@@ -130,16 +132,23 @@ impl Pos {
 
 impl Layout {
     pub(super) fn with_capacity(bytes: usize, labels: u32) -> Layout {
+        let gaps = bytes / 32;
+        // With some to spare, so that no more memory is touched than theirs that are bound.
+        let all = vec![UNBOUND; labels as usize + gaps];
         Layout {
             buf: Vec::with_capacity(bytes),
-            gaps: Vec::with_capacity(bytes / 32),
-            labels: vec![UNBOUND; labels as usize],
-            fields: Vec::new(),
+            gaps: Vec::with_capacity(gaps),
+            labels: all,
+            made: labels,
+            ..Layout::default()
         }
     }
     pub(super) fn new_label(&mut self) -> Label {
-        self.labels.push(UNBOUND);
-        Label(self.labels.len() as u32 - 1)
+        if self.made as usize == self.labels.len() {
+            self.labels.push(UNBOUND);
+        }
+        self.made += 1;
+        Label(self.made - 1)
     }
     pub(super) fn bind(&mut self, label: Label) {
         let pos = self.pos();
