@@ -8,6 +8,7 @@ use super::record::Record;
 use super::{current, errno};
 use crate::context::record;
 use crate::insn::Size;
+use crate::map::Map;
 use crate::map::cell::Slice;
 use crate::object::{MapType, ProgType};
 use crate::run::effects::{CLONES_MAX, Cloned, Redirect, Target};
@@ -39,6 +40,7 @@ const FIB_FLAGS: u64 = 0x3f;
 /// `BPF_FIB_LKUP_RET_NOT_FWDED`
 const NOT_FORWARDED: u64 = 4;
 
+#[inline(always)]
 fn ask(to: Target, flags: u64) {
     current::redirect(Some(Redirect { to, flags }));
 }
@@ -98,9 +100,7 @@ pub(super) unsafe fn redirect_neigh([interface, params, len, flags, _]: [u64; 5]
 pub(super) unsafe fn redirect_map([map, key, flags, ..]: [u64; 5]) -> u64 {
     // SAFETY: as the caller promises.
     let map = unsafe { live(map) };
-    let devices = [MapType::DEVMAP, MapType::DEVMAP_HASH].contains(&map.map_type());
-    let known = ACTION | if devices { BROADCAST | EXCLUDE_INGRESS } else { 0 };
-    if flags & !known != 0 {
+    if flags & !ACTION != 0 && !is_to_devices(map, flags) {
         return XDP_ABORTED;
     }
     let key = key as u32;
@@ -112,6 +112,12 @@ pub(super) unsafe fn redirect_map([map, key, flags, ..]: [u64; 5]) -> u64 {
     }
     ask(Target::Map { map: map.id(), key, value: value.filter(|_| !broadcast) }, flags);
     XDP_REDIRECT
+}
+
+/// Whether the flags, beside the verdict in them, are those of maps of devices, and the map is one.
+fn is_to_devices(map: &Map, flags: u64) -> bool {
+    flags & !(ACTION | BROADCAST | EXCLUDE_INGRESS) == 0
+        && matches!(map.map_type(), MapType::DEVMAP | MapType::DEVMAP_HASH)
 }
 
 /// `long bpf_clone_redirect(skb, ifindex, flags)`: 0, -EINVAL for flags or interface 0, -ENOMEM for too many copies.
