@@ -169,6 +169,70 @@ fn what_a_run_asks_for_is_in_its_effects() {
 }
 
 #[test]
+fn the_last_redirection_counts_whoever_notes_it() {
+    const SELF: &str = "r1 = 3\nr2 = 0\ncall bpf_redirect#23\n";
+    let to_map = |map: u32, key: u64, flags: u64| {
+        format!("r1 = map[idx:{map}]\nr2 = {key} ll\nr3 = {flags}\ncall bpf_redirect_map#51\n")
+    };
+    let entry = |map, value| move |bench: &Bench| Target::Map { map: bench.map(map).id(), key: 1, value };
+    let (device, hashed, socket) = (entry("devices", Some(9)), entry("hashed", Some(7)), entry("sockets", Some(0)));
+    let broadcast = entry("devices", None);
+    // What is called for, the verdict, and what is asked for, each with its flags.
+    type Wanted<'a> = (Option<&'a dyn Fn(&Bench) -> Target>, u64);
+    let own = |_: &Bench| Target::Interface(3);
+    let cases: [(String, u32, Wanted<'_>); 14] = [
+        (SELF.to_owned(), 4, (Some(&own), 0)),
+        (to_map(0, 1, 2), 4, (Some(&device), 2)),
+        (to_map(0, 1 << 32 | 1, 0), 4, (Some(&device), 0)),
+        (to_map(2, 1, 0), 4, (Some(&socket), 0)),
+        (SELF.to_owned() + &to_map(0, 1, 2), 4, (Some(&device), 2)),
+        (to_map(0, 1, 3) + SELF, 4, (Some(&own), 0)),
+        (SELF.to_owned() + &to_map(1, 1, 1), 4, (Some(&hashed), 1)),
+        (to_map(1, 1, 1) + SELF, 4, (Some(&own), 0)),
+        (SELF.to_owned() + &to_map(0, 2, 1), 1, (None, 0)),
+        (SELF.to_owned() + &to_map(0, 4, 2), 2, (None, 0)),
+        (SELF.to_owned() + &to_map(0, 1, 4), 0, (Some(&own), 0)),
+        (SELF.to_owned() + &SELF.replace("r2 = 0", "r2 = 1"), 0, (Some(&own), 0)),
+        (to_map(0, 1, 8), 4, (Some(&broadcast), 8)),
+        (to_map(0, 1, 8) + SELF, 4, (Some(&own), 0)),
+    ];
+    for (engine, (calls, verdict, (to, flags))) in ENGINES.into_iter().flat_map(|e| cases.iter().map(move |c| (e, c))) {
+        let types = [("devices", MapType::DEVMAP), ("hashed", MapType::DEVMAP_HASH), ("sockets", MapType::XSKMAP)];
+        let maps = types.map(|(name, map_type)| MapDef::new(name, map_type, 4, 4, 4));
+        let mut bench = Bench::new(engine, ProgType::XDP, maps.into(), &format!("{calls}exit"));
+        for (name, value) in [("devices", 9u32), ("hashed", 7), ("sockets", 0)] {
+            bench.map(name).write(&1u32.to_le_bytes(), &value.to_le_bytes(), 0).expect("an entry");
+        }
+        let wanted = to.map(|to| Redirect { to: to(&bench), flags: *flags });
+        for _ in 0..2 {
+            assert_eq!((bench.run(), bench.worker.effects().redirect), (*verdict, wanted), "{engine}:\n{calls}");
+        }
+    }
+}
+
+#[test]
+fn redirections_are_those_of_the_worker_that_runs() {
+    let redirects = |interface: u32| format!("r6 = r1\nr1 = {interface}\nr2 = 0\ncall bpf_redirect#23\nr0 = 4\nexit");
+    for engine in ENGINES {
+        let mut bench = Bench::new(engine, ProgType::XDP, vec![], &redirects(3));
+        let wanted = Some(Redirect { to: Target::Interface(3), flags: 0 });
+        let mut other = bench.runtime.worker().expect("a second worker");
+        assert_eq!((bench.run(), bench.worker.effects().redirect), (4, wanted), "{engine}");
+        assert_eq!(other.effects(), Default::default(), "{engine}");
+        // The next worker has the number that the first one gives back.
+        let number = bench.worker.cpu();
+        let first = std::mem::replace(&mut bench.worker, other);
+        drop(first);
+        other = bench.runtime.worker().expect("a third worker");
+        assert_eq!(other.cpu(), number);
+        assert_eq!((bench.run(), bench.worker.effects().redirect), (4, wanted), "{engine}");
+        assert_eq!(other.effects(), Default::default(), "{engine}");
+        bench.worker = other;
+        assert_eq!((bench.run(), bench.worker.effects().redirect), (4, wanted), "{engine}");
+    }
+}
+
+#[test]
 fn declared_memory_can_be_probed_and_nothing_else() {
     let probe = |addr: u64, len: u32, helper: &str| {
         format!(

@@ -32,7 +32,7 @@ use livebpf::context::RecordAccess;
 use livebpf::insn::{Pc, Size, text};
 use livebpf::jit::{self, Code, FrameInfo, Options, RelocKind, Symbol, TailCalls};
 use livebpf::link::{MapId, Program, Subprogram};
-use livebpf::object::{MapDef, MapInit, MapType};
+use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
 use livebpf::verify::{Facts, Known, TailCall, Verified};
 
 fn golden_dir() -> PathBuf {
@@ -75,7 +75,7 @@ fn parse(case: &Case) -> (Options, Verified) {
     let mut options = Options::default();
     let (mut maps, mut funcs, mut stacks) = (Vec::new(), vec![0u32], Vec::new());
     let mut facts_said: Vec<Vec<&str>> = Vec::new();
-    let mut unread = 0u64;
+    let (mut unread, mut prog_type) = (0u64, ProgType::XDP);
     let mut listing = String::new();
     for line in case.head.lines().filter(|l| !l.starts_with(['[', '#', '='])) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -105,6 +105,7 @@ fn parse(case: &Case) -> (Options, Verified) {
                 (map.frozen, map.init) = (true, MapInit::Data(data));
                 maps.push(Arc::new(map));
             }
+            Some(&".type") => prog_type = ProgType::from_name(words[1]).expect("a program type"),
             Some(&".unread") => unread = words[1..].iter().map(|w| 1 << number::<u32>(Some(w))).sum(),
             Some(&".missed") => options.count_missed = words[1..].iter().map(|w| MapId(number(Some(w)))).collect(),
             Some(&".func") => funcs.push(number(words.get(1))),
@@ -120,6 +121,7 @@ fn parse(case: &Case) -> (Options, Verified) {
     let insns = text::assemble(&listing).unwrap_or_else(|e| panic!("{}: {e}\n{listing}", case.title));
     let mut program = bare(insns);
     program.maps = maps;
+    program.kind = ProgramKind::new(prog_type);
     program.subprogs = subprogs(&program, &funcs);
     let mut facts =
         Verified::without_proof(program.clone()).unwrap_or_else(|e| panic!("{}: {e}", case.title)).facts().clone();
@@ -229,6 +231,7 @@ fn notes(code: &Code, at: u32, len: u32) -> String {
             Symbol::MapData(map, off) => format!("map {} value + {off}", map.0),
             Symbol::SlotTable(map) => format!("slots of map {}", map.0),
             Symbol::Missed(map) => format!("missed calls of map {}", map.0),
+            Symbol::Noted => "notes by CPU".to_owned(),
             Symbol::Poison => "poison".to_owned(),
             Symbol::Here(offset) => format!("here + {offset:#x}"),
         };

@@ -6,6 +6,7 @@
 mod builtin;
 pub mod id;
 pub mod kfunc;
+pub(crate) mod redirect;
 mod sets;
 
 pub use sets::HelperSet;

@@ -75,6 +75,8 @@ pub enum Symbol {
     /// A program array's counters of missed calls: those of slot 0, of 16 bytes each as `{ empty: u64, limit: u64 }`. The
     /// word 16 bytes before them counts the calls with an index past the end.
     Missed(MapId),
+    /// The table that has, by CPU number, the address of what its worker's runs have asked for (`helper::redirect::Noted`).
+    Noted,
     /// The stub that a target jump leads to while it must never run.
     Poison,
     /// A byte of this same image.

@@ -323,6 +323,11 @@ impl<'a> Emitter<'a> {
                 self.emit_call(helper);
             }
             CallKind::Cpu => self.emit_cpu(Gpr::Rax),
+            CallKind::Redirect => self.emit_redirect(),
+            CallKind::RedirectMap(map) => {
+                let def = self.map(pc, map.0.into())?.1;
+                self.emit_redirect_map(map, def);
+            }
             CallKind::Native => self.emit_call(helper),
         }
         Ok(())

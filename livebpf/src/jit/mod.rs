@@ -5,7 +5,7 @@
 //!
 //! Registers: R0 rax, R1-R5 rdi rsi rdx rcx r8, R6-R9 rbx r13 r14 r15, R10 rbp. Scratch: r9, r10, r11. The low half of r12 is
 //! the invocation's tail-call count: generated code increments it and does nothing else to it. The high half is the number of the
-//! CPU that the run counts as, for lookups of per-CPU values and `bpf_get_smp_processor_id`.
+//! CPU that the run counts as, for lookups of per-CPU values, `bpf_get_smp_processor_id`, and the notes of the run's worker.
 //!
 //! Nothing is emitted for hooks: attaching one makes a new image, whose entry calls it.
 
@@ -22,6 +22,7 @@ mod emit_mem;
 mod emit_missed;
 mod emit_packet;
 mod emit_prologue;
+mod emit_redirect;
 mod emit_tail_call;
 mod frame;
 pub mod options;

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::frame::{Calls, Needs};
 use super::options::{JitError, Options};
-use crate::helper;
+use crate::helper::{self, redirect};
 use crate::insn::{Imm64, Insn, Pc, Reg, Src};
 use crate::link::{MapId, Program};
 use crate::map::ArrayLayout;
-use crate::object::MapType;
+use crate::object::{MapType, ProgType};
 use crate::verify::{self, Facts, FuncFacts, InsnFacts, TailCall};
 
 /// Some jump leads here.
@@ -59,6 +59,10 @@ pub(super) enum CallKind {
     },
     /// The number of the CPU, which is in r12.
     Cpu,
+    /// A redirection to an interface.
+    Redirect,
+    /// A redirection to an entry of a map whose entries are words.
+    RedirectMap(MapId),
     Native,
 }
 
@@ -69,6 +73,8 @@ pub(super) fn call_kind(program: &Program, facts: &Facts, pc: Pc, helper: u32) -
         (helper::id::TAIL_CALL, _) => CallKind::TailCall(at.tail_call().unwrap_or(TailCall::Dynamic)),
         (helper::id::GET_SMP_PROCESSOR_ID, _) => CallKind::Cpu,
         (helper::id::MAP_LOOKUP_ELEM, Some(map)) => lookup_kind(program, map, at.index()),
+        (helper::id::REDIRECT, _) if is_of_packets(program) => CallKind::Redirect,
+        (helper::id::REDIRECT_MAP, Some(map)) => redirect_map_kind(program, map),
         _ => CallKind::Native,
     }
 }
@@ -94,6 +100,17 @@ fn lookup_kind(program: &Program, map: MapId, index: Option<u32>) -> CallKind {
         _ => return CallKind::Native,
     };
     CallKind::HashLookup { helper, per_cpu }
+}
+
+/// Whether runs of the program begin in one of its own type (and not in the one that it extends).
+fn is_of_packets(program: &Program) -> bool {
+    let own = [ProgType::XDP, ProgType::SCHED_CLS, ProgType::SCHED_ACT, ProgType::LWT_XMIT];
+    own.contains(&program.kind.prog_type)
+}
+
+fn redirect_map_kind(program: &Program, map: MapId) -> CallKind {
+    let has_words = program.find_map(map).is_some_and(|def| redirect::has_words(def.map_type));
+    if has_words && !map.is_template() { CallKind::RedirectMap(map) } else { CallKind::Native }
 }
 
 /// Where a conditional or unconditional jump at `pc` goes when it is taken; `None` when it is never taken.
@@ -238,6 +255,8 @@ impl Plan {
             | CallKind::InnerArrayLookup(_)
             | CallKind::HashLookup { .. }
             | CallKind::Cpu
+            | CallKind::Redirect
+            | CallKind::RedirectMap(_)
             | CallKind::Native => 0,
         };
         let mut at = pc;
@@ -332,7 +351,15 @@ impl Needs {
         };
         if let Insn::Call { helper } = *insn {
             let kind = call_kind(program, facts, pc, helper);
-            self.calls |= matches!(kind, CallKind::Native | CallKind::HashLookup { .. });
+            self.calls |= match kind {
+                CallKind::Native | CallKind::HashLookup { .. } | CallKind::Redirect | CallKind::RedirectMap(_) => true,
+                CallKind::TailCall(_)
+                | CallKind::ArrayLookup(_)
+                | CallKind::ArrayElement { .. }
+                | CallKind::ArrayOfMapsLookup(_)
+                | CallKind::InnerArrayLookup(_)
+                | CallKind::Cpu => false,
+            };
             self.rbp |= matches!(kind, CallKind::TailCall(_));
         }
     }

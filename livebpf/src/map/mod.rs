@@ -61,16 +61,17 @@ pub const BPF_F_LOCK: u64 = 4;
 /// address of its generation's [`prog_array::Table`] instead.
 #[repr(C)]
 pub struct Map {
-    /// Address of the first value, of CPU 0, in an array and in an array of maps; 0 in others. Generated code reads it.
+    /// What [`first_value`](Map::first_value) answers; 0 in other maps. Generated code reads it.
     data: u64,
     /// Generated code reads it.
     max_entries: u32,
     map_type: u32,
     key_size: u32,
     value_size: u32,
-    storage: Storage,
+    /// Generated code reads it.
     id: u32,
     cpus: u32,
+    storage: Storage,
     /// Offset of the lock in each value, where there is one.
     lock: Option<usize>,
     frozen: AtomicBool,
@@ -122,6 +123,7 @@ impl Map {
         let data = match &storage {
             Storage::Array(array) => array.layout().data,
             Storage::Outer(outer) => outer.slots_addr(),
+            Storage::Targets(targets) => targets.words_addr(),
             _ => 0,
         };
         Ok(Arc::new(Map {
@@ -530,7 +532,11 @@ impl Map {
     /// Offset in a `Map` of the number, of four bytes, of the most elements.
     pub(crate) const MAX_ENTRIES: i32 = std::mem::offset_of!(Map, max_entries) as i32;
 
-    /// Address of the first value (of CPU 0) of an array, or of the first slot of an array of maps; `None` for other maps.
+    /// Offset in a `Map` of its number, of four bytes.
+    pub(crate) const ID: i32 = std::mem::offset_of!(Map, id) as i32;
+
+    /// Address of the first value (of CPU 0) of an array, of the first slot of an array of maps, or of the first entry that a packet can be
+    /// redirected to, where these are words; `None` for other maps.
     pub(crate) fn first_value(&self) -> Option<u64> {
         (self.data != 0).then_some(self.data)
     }

@@ -43,6 +43,14 @@ impl Targets {
         Ok(Targets { entries, map_type, value_size: value_size as usize, max_entries })
     }
 
+    /// Address of the words that entries are; 0 where they are not.
+    pub(super) fn words_addr(&self) -> u64 {
+        match &self.entries {
+            Entries::Words(words) => words.layout().data,
+            Entries::Hash(_) => 0,
+        }
+    }
+
     /// The first four bytes of an entry.
     #[inline]
     pub(super) fn target(&self, key: u32) -> Option<u32> {

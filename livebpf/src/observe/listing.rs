@@ -144,6 +144,7 @@ fn name(loaded: &Loaded, symbol: Symbol) -> Option<String> {
         Symbol::MapData(id, off) => data(loaded, id, off),
         Symbol::SlotTable(id) => format!("slots of {}", map(id)),
         Symbol::Missed(id) => format!("missed calls of {}", map(id)),
+        Symbol::Noted => "notes by CPU".to_owned(),
         Symbol::Poison => "poison stub".to_owned(),
         Symbol::Here(_) => return None,
     })

@@ -12,7 +12,7 @@ use super::effects::{Effects, Redirect};
 use super::generation::Generation;
 use super::program::{Entry, Loaded};
 use super::stub::{self, Landing};
-use super::worker::{Core, asked};
+use super::worker::Core;
 use crate::map::Map;
 use crate::map::cell::Slice;
 use crate::object::ProgType;
@@ -141,13 +141,17 @@ pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
 
 /// What the run has asked for so far, to be changed; `None` outside of a run.
 pub(crate) fn effects<R>(change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
-    with(|c| c.and_then(|c| c.worker().change_effects(asked::MORE, change)))
+    with(|c| c.and_then(|c| c.worker().change_effects(change)))
 }
 
 /// The same where that is only where the packet is to go.
 #[inline]
 pub(crate) fn redirect(redirect: Option<Redirect>) {
-    with(|c| c.and_then(|c| c.worker().change_effects(asked::REDIRECT, |effects| effects.redirect = redirect)));
+    with(|c| {
+        if let Some(c) = c {
+            c.worker().redirect(redirect);
+        }
+    });
 }
 
 /// The cookie that the worker's user has set; 0 outside of a run.

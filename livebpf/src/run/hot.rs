@@ -17,8 +17,9 @@ use super::generation::Generation;
 use super::program::Entry;
 use super::stack;
 use super::stub::{self, Landing, Series};
-use super::worker::{Core, asked, panicked};
+use super::worker::{Core, panicked};
 use crate::context::Context;
+use crate::helper::redirect::Noted;
 
 /// What the last ordinary run needed, so that the next one of the same program looks up nothing but whether it is all the same.
 pub(super) struct Hot {
@@ -56,7 +57,7 @@ impl Core {
         let hot = &self.hot;
         current::outside()
             && !self.reader.forked()
-            && (self.asked.get() == 0 || self.forget_effects())
+            && (!self.noted.has(!0) || self.forget_effects())
             && stack::suffices(generation.stack())
             && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
                 || self.prepare(entry, generation))
@@ -106,7 +107,7 @@ impl Core {
             if ran == 0 {
                 results[0] = self.run_checked(entry, &mut chunk[0])?;
             }
-            let left = self.asked.get() & asked::LEFT != 0 && self.take_left();
+            let left = self.noted.has(Noted::LEFT) && self.take_left();
             // Only the last run of a chunk has asked for anything.
             let Some((last, plain)) = chunk.split_last_mut() else { continue };
             let r0 = results[plain.len()];
@@ -114,9 +115,9 @@ impl Core {
             if left {
                 return Err(panicked(entry));
             }
-            match self.asked.get() {
-                0 => done(last, r0 as u32, &NO_EFFECTS),
-                _ => done(last, r0 as u32, &self.effects.borrow()),
+            match self.noted.has(!0) {
+                false => done(last, r0 as u32, &NO_EFFECTS),
+                true => done(last, r0 as u32, &self.effects()),
             }
         }
         Ok(())
@@ -135,7 +136,7 @@ impl Core {
             end: all.end,
             entry: hot.address.get(),
             cpu: u64::from(self.cpu) << 32,
-            asked: self.asked.as_ptr(),
+            asked: self.noted.asked.as_ptr(),
             current: self.shared.generations.pointer(),
             generation: hot.current.generation(),
             results: results.as_mut_ptr(),
@@ -160,6 +161,6 @@ impl Core {
 
     /// A run of this worker is left.
     pub(super) fn note_panic(&self) {
-        self.asked.set(self.asked.get() | asked::LEFT);
+        self.noted.set(Noted::LEFT);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Lent;
@@ -10,6 +11,7 @@ use super::generation::{EntryId, Generations};
 use super::registry::Registry;
 use super::relink::Relink;
 use super::updates::Updates;
+use crate::helper::redirect::Noted;
 use crate::helper::{Class, Table};
 use crate::map::prog_array::Execution;
 use crate::rcu::Domain;
@@ -102,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) log: Box<dyn TraceLog>,
     /// CPU numbers in use.
     pub(crate) taken: Mutex<Vec<bool>>,
+    /// By CPU number: the address of its worker's [`Noted`], for generated code, which only runs with a number that is in use.
+    pub(crate) noted: Box<[AtomicU64]>,
 }
 
 impl Shared {
@@ -117,6 +121,13 @@ impl Shared {
         let cpu = taken.iter().position(|t| !t)?;
         taken[cpu] = true;
         Some(cpu as u32)
+    }
+
+    /// Says where the worker with this number has its notes, which is where they stay until another one has the number.
+    pub(super) fn set_noted(&self, cpu: u32, noted: &Noted) {
+        if let Some(place) = self.noted.get(cpu as usize) {
+            place.store(std::ptr::from_ref(noted).expose_provenance() as u64, Ordering::Relaxed);
+        }
     }
 
     /// The last handle of a program is gone, and a grace period is over since.

@@ -99,8 +99,8 @@ pub(super) struct Series {
     pub entry: u64,
     /// The number of the CPU in the upper half.
     pub cpu: u64,
-    /// A byte that is 0 as long as no run asks for anything; [`leave`] is always preceded by a change.
-    pub asked: *const u8,
+    /// A word that is 0 as long as no run asks for anything; [`leave`] is always preceded by a change.
+    pub asked: *const u32,
     pub current: *const *const Generation,
     pub generation: *const Generation,
     /// R0 of each run but the last.
@@ -150,7 +150,7 @@ pub(super) unsafe fn enter_each(series: &mut Series, landing: *mut Landing) -> u
             "add r13, {stride}",
             "mov [rbp], r13",
             "call [rbp + 16]",
-            "cmp byte ptr [rbx], 0",
+            "cmp dword ptr [rbx], 0",
             "jne 3f",
             "mov [r14], rax",
             "add r14, 8",

@@ -1,12 +1,12 @@
 //! A thread's licence to run programs: its reader record, its CPU number, and the way into the code.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::current::{self, Current};
-use super::effects::Effects;
+use super::effects::{Effects, Redirect, Target};
 use super::error::RunError;
 use super::generation::Generation;
 use super::host::Host;
@@ -16,6 +16,7 @@ use super::shared::Shared;
 use super::stack;
 use super::stub::{self, Landing};
 use crate::context::Context;
+use crate::helper::redirect::Noted;
 use crate::interp;
 use crate::map::cell::Slice;
 use crate::map::prog_array::Execution;
@@ -38,22 +39,12 @@ pub(super) struct Core {
     pub(super) cpu: u32,
     /// What the last outermost run asked for.
     pub(super) effects: RefCell<Effects>,
-    /// 0 as long as that is nothing; else some of [`asked`]'s bits.
-    pub(super) asked: Cell<u8>,
+    /// Whether that is anything, and what generated code has noted of it.
+    pub(super) noted: Noted,
     cookie: u64,
     /// Memory that programs may probe, by its address; no two overlap.
     declared: BTreeMap<u64, Vec<u8>>,
     pub(super) hot: Hot,
-}
-
-/// What a run has asked for, in the bits of `Core::asked`.
-pub(super) mod asked {
-    /// A redirection at most.
-    pub const REDIRECT: u8 = 1;
-    /// Anything else.
-    pub const MORE: u8 = 2;
-    /// A helper has panicked, and left the run.
-    pub const LEFT: u8 = 4;
 }
 
 /// A worker inside a read-side section that lasts for several runs: cheaper per run, and reclaim waits for all of them.
@@ -72,10 +63,11 @@ impl Worker {
         // Takes long the first time on a thread, and this is most likely the one that will run.
         let _ = stack::remaining();
         let reader = shared.domain.reader();
-        let (effects, asked, declared) = (RefCell::default(), Cell::new(0), BTreeMap::new());
-        let hot = Hot::new();
-        let shared = shared.clone();
-        Ok(Worker { core: Box::new(Core { shared, reader, cpu, effects, asked, cookie: 0, declared, hot }) })
+        let (effects, noted, declared) = (RefCell::default(), Noted::default(), BTreeMap::new());
+        let (hot, shared) = (Hot::new(), shared.clone());
+        let core = Box::new(Core { shared, reader, cpu, effects, noted, cookie: 0, declared, hot });
+        core.shared.set_noted(cpu, &core.noted);
+        Ok(Worker { core })
     }
 
     /// The CPU number that this worker's runs see, and whose per-CPU values they use.
@@ -109,7 +101,7 @@ impl Worker {
 
     /// What the last run asked for: where the packet is to go, and so on. Empty when nothing was run yet.
     pub fn effects(&self) -> Effects {
-        self.core.effects.borrow().clone()
+        self.core.effects().clone()
     }
 
     /// What `bpf_get_attach_cookie` answers in this worker's runs.
@@ -195,7 +187,7 @@ impl Pinned<'_> {
 
     /// As [`Worker::effects`].
     pub fn effects(&self) -> Effects {
-        self.core.effects.borrow().clone()
+        self.core.effects().clone()
     }
 }
 
@@ -213,19 +205,42 @@ impl Core {
         bytes.get(from..from.checked_add(len)?)
     }
     /// Notes in addition what the bits `what` say. `None` where a signal handler's run meets the change that it interrupts.
-    pub(super) fn change_effects<R>(&self, what: u8, change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
-        self.asked.set(self.asked.get() | what);
+    pub(super) fn change_effects<R>(&self, change: impl FnOnce(&mut Effects) -> R) -> Option<R> {
+        self.noted.set(Noted::MORE);
         self.effects.try_borrow_mut().ok().map(|mut effects| change(&mut effects))
+    }
+    /// The same of where the packet is to go, in place of what generated code has noted.
+    #[inline]
+    pub(super) fn redirect(&self, redirect: Option<Redirect>) {
+        self.noted.set(Noted::REDIRECT);
+        if let Ok(mut effects) = self.effects.try_borrow_mut() {
+            self.noted.clear(Noted::HERE);
+            effects.redirect = redirect;
+        }
+    }
+    /// What the last run has asked for.
+    #[inline]
+    pub(super) fn effects(&self) -> Ref<'_, Effects> {
+        if self.noted.has(Noted::HERE) {
+            let Noted { map, key, value, flags, .. } = &self.noted;
+            let (map, key, flags) = (map.get(), key.get(), flags.get());
+            let to = match map {
+                0 => Target::Interface(key),
+                _ => Target::Map { map, key, value: Some(value.get()) },
+            };
+            self.redirect(Some(Redirect { to, flags }));
+        }
+        self.effects.borrow()
     }
     /// False where a signal handler's run meets the change that it interrupts.
     #[inline]
     pub(super) fn forget_effects(&self) -> bool {
         let Ok(mut effects) = self.effects.try_borrow_mut() else { return false };
         effects.redirect = None;
-        if self.asked.get() & asked::MORE != 0 {
+        if self.noted.has(Noted::MORE) {
             forget_more(&mut effects);
         }
-        self.asked.set(0);
+        self.noted.asked.set(0);
         true
     }
     pub(super) fn cpu(&self) -> u32 {
@@ -254,7 +269,7 @@ impl Core {
         // SAFETY: `is_plain` was asked, and the context is of the program's type.
         let r0 = current::outermost(&self.hot.current, || unsafe { self.run_plain(ctx) });
         drop(section);
-        if self.asked.get() & asked::LEFT != 0 && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
+        if self.noted.has(Noted::LEFT) && self.take_left() { Err(panicked(entry)) } else { Ok(r0) }
     }
 
     /// Any other run: those that are refused, too.
@@ -299,7 +314,7 @@ impl Core {
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
         }
-        if self.asked.get() != 0 && depth == 0 {
+        if self.noted.has(!0) && depth == 0 {
             self.forget_effects();
         }
         let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };

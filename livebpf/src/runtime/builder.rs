@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::error::Error;
@@ -235,6 +235,7 @@ impl RuntimeBuilder {
             lent,
             log: self.log,
             taken: Mutex::new(vec![false; self.cpus as usize]),
+            noted: (0..self.cpus).map(|_| AtomicU64::new(0)).collect(),
         };
         Ok(Runtime { shared: Arc::new(shared), ids: Arc::default() })
     }

@@ -152,6 +152,7 @@ fn resolve(shared: &Shared, maps: &[Arc<Map>], tables: Tables<'_>, symbol: Symbo
         Symbol::MapData(id, off) => map(id)?.first_value()?.checked_add(off.into()),
         Symbol::SlotTable(id) => array(maps, id).map(|array| tables(array).words_addr()),
         Symbol::Missed(id) => array(maps, id)?.counters().map(|counters| counters.addr()),
+        Symbol::Noted => Some(shared.noted.as_ptr().expose_provenance() as u64),
         Symbol::Poison | Symbol::Here(_) => None,
     }
 }
@@ -164,6 +165,7 @@ pub(super) fn is_generations_own(code: &Code, maps: &[Arc<Map>]) -> bool {
         | Symbol::HelperData(_)
         | Symbol::MapData(..)
         | Symbol::Missed(_)
+        | Symbol::Noted
         | Symbol::Poison
         | Symbol::Here(_) => false,
     };

@@ -7,24 +7,17 @@ use super::map::live;
 use super::record::Record;
 use super::{current, errno};
 use crate::context::record;
+use crate::helper::redirect::{ACTION, INGRESS, Redirects, TC_ACT_REDIRECT, TC_ACT_SHOT, XDP_ABORTED, XDP_REDIRECT};
 use crate::insn::Size;
 use crate::map::Map;
 use crate::map::cell::Slice;
-use crate::object::{MapType, ProgType};
+use crate::object::MapType;
 use crate::run::effects::{CLONES_MAX, Cloned, Redirect, Target};
 
-/// `BPF_F_INGRESS`
-const INGRESS: u64 = 1;
-/// Verdict in the flags of `bpf_redirect_map` for a key without entry (`BPF_F_ACTION_MASK`).
-const ACTION: u64 = 3;
 /// `BPF_F_BROADCAST`
 const BROADCAST: u64 = 8;
 /// `BPF_F_EXCLUDE_INGRESS`
 const EXCLUDE_INGRESS: u64 = 16;
-const XDP_ABORTED: u64 = 0;
-const XDP_REDIRECT: u64 = 4;
-const TC_ACT_SHOT: u64 = 2;
-const TC_ACT_REDIRECT: u64 = 7;
 /// Bytes of `struct bpf_redir_neigh`.
 const NEIGHBOUR: usize = 20;
 /// Bytes of `struct bpf_tunnel_key`.
@@ -52,9 +45,7 @@ fn ask(to: Target, flags: u64) {
 /// None needed.
 #[inline(always)]
 pub(super) unsafe fn redirect([interface, flags, ..]: [u64; 5]) -> u64 {
-    let xdp = current::prog_type() == Some(ProgType::XDP);
-    let (known, done, refused) =
-        if xdp { (0, XDP_REDIRECT, XDP_ABORTED) } else { (INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT) };
+    let Redirects { known, done, refused } = Redirects::of(current::prog_type());
     if flags & !known != 0 {
         return refused;
     }
