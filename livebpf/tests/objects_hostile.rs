@@ -149,6 +149,12 @@ fn broken_containers() {
             |f| f.set(f.header(".bss") + 32, 8, BSS_300_MIB),
             "section .bss: found 314572800 bytes of global data so far, wanted at most 256 MiB",
         ),
+    ]);
+}
+
+#[test]
+fn broken_symbols() {
+    check_parse(&[
         (
             "no_btf.o",
             |f| f.set(f.header(".symtab") + 4, 4, 1),
@@ -189,6 +195,12 @@ fn broken_containers() {
             |f| f.set(f.symbol("second") + 8, 8, 8),
             "symbol second in section tc: found a function at slot 1 inside first, 0+8, wanted functions side by side, at most 16 names for one",
         ),
+    ]);
+}
+
+#[test]
+fn broken_relocations() {
+    check_parse(&[
         (
             "no_btf.o",
             |f| f.set(f.data(".relsocket"), 8, 1 << 20),

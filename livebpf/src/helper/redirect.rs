@@ -71,6 +71,11 @@ impl Noted {
     pub(crate) const VALUE: i32 = offset_of!(Noted, value) as i32;
     pub(crate) const FLAGS: i32 = offset_of!(Noted, flags) as i32;
 
+    /// Whether anything was asked for.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.asked.get() != 0
+    }
     /// Whether any of these bits is set.
     #[inline]
     pub(crate) fn has(&self, bits: u32) -> bool {

@@ -57,7 +57,7 @@ impl Core {
         let hot = &self.hot;
         current::outside()
             && !self.reader.forked()
-            && (!self.noted.has(!0) || self.forget_effects())
+            && (!self.noted.any() || self.forget_effects())
             && stack::suffices(generation.stack())
             && (hot.serial.get() == entry.serial && hot.number.get() == generation.number()
                 || self.prepare(entry, generation))
@@ -115,9 +115,10 @@ impl Core {
             if left {
                 return Err(panicked(entry));
             }
-            match self.noted.has(!0) {
-                false => done(last, r0 as u32, &NO_EFFECTS),
-                true => done(last, r0 as u32, &self.effects()),
+            if self.noted.any() {
+                done(last, r0 as u32, &self.effects());
+            } else {
+                done(last, r0 as u32, &NO_EFFECTS);
             }
         }
         Ok(())

@@ -314,7 +314,7 @@ impl Core {
         if depth >= MAX_DEPTH {
             return Err(RunError::TooDeep { found: depth + 1, limit: MAX_DEPTH });
         }
-        if self.noted.has(!0) && depth == 0 {
+        if self.noted.any() && depth == 0 {
             self.forget_effects();
         }
         let generation = if depth == 0 { self.shared.generations.current() } else { self.nested_generation() };
