@@ -1,8 +1,10 @@
 //! Programs and maps in the kernel that runs here; where it refuses bpf(2), the tests say so and end.
 
+use livebpf::context::Context;
 use livebpf::insn::{Pc, text};
 use livebpf::link;
 use livebpf::object::{MapDef, MapInit, MapType, ProgType, ProgramKind};
+use livebpf::runtime::{Engine, Runtime};
 use livebpf_kernel_bpf::{Error, Map, Program, probe};
 
 fn kernel_is_usable() -> bool {
@@ -135,4 +137,37 @@ fn contexts_values_of_each_cpu_and_keys_come_back() {
     assert_eq!(counts.keys().expect("the keys"), [[0; 4]]);
     let hash = map(&MapDef::new("hash", MapType::HASH, 4, 4, 8));
     assert_eq!(hash.keys().expect("no keys"), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn a_queue_s_number_is_written_as_the_kernel_does() {
+    let usable = kernel_is_usable();
+    // What is stored, by a register or as a constant, over 3, and what is there afterwards.
+    let stores = [
+        ("r2 = 65534", "r2", 65534),
+        ("r2 = 65535", "r2", 3),
+        ("r2 = 4294967297 ll", "r2", 3),
+        ("r2 = -1", "r2", 3),
+        ("w2 = -1", "r2", 3),
+        ("r2 = 0", "65534", 65534),
+        ("r2 = 0", "65535", 3),
+        ("r2 = 0", "1534518097", 3),
+        ("r2 = 0", "-2", 65534),
+    ];
+    for (set, stored, wanted) in stores {
+        let field = "*(u32 *)(r1 + 12)";
+        let source = format!("{field} = 3\n{set}\n{field} = {stored}\nr0 = {field}\nexit");
+        let program = linked("queues", &source);
+        if usable {
+            let loaded = Program::load(&program, &[]).expect("a program");
+            assert_eq!(loaded.test_run(&[0; 64], 1).expect("a run").retval, wanted, "kernel: {set}; {stored}");
+        }
+        for engine in [Engine::Interp, Engine::Jit, Engine::Slot] {
+            let runtime = Runtime::builder().engine(engine).build().expect("a runtime");
+            let loaded = runtime.load_linked(vec![program.clone()]).expect("a program");
+            let mut packet = Context::for_type(ProgType::SCHED_CLS, &[0; 64]).expect("a context");
+            let ran = runtime.worker().expect("a worker").run(loaded.program("queues").expect("it"), &mut packet);
+            assert_eq!(ran, Ok(wanted), "{engine}: {set}; {stored}");
+        }
+    }
 }

@@ -165,7 +165,8 @@ fn set_fact(facts: &mut Facts, words: &[&str]) {
                 "4" => Size::W,
                 _ => Size::DW,
             };
-            fact.known = Some(Known::Record(RecordAccess { offset: number(words.get(2)), size }));
+            let queue = words.get(4) == Some(&"queue");
+            fact.known = Some(Known::Record(RecordAccess { queue, ..RecordAccess::at(number(words.get(2)), size) }));
         }
         "always" => fact.known = Some(Known::Always(true)),
         "never" => fact.known = Some(Known::Always(false)),

@@ -110,6 +110,8 @@ pub struct Field {
     /// Bytes that a write of the whole field keeps; less than `size` where the kernel's own field is smaller
     /// (`tc_index`, `tc_classid`, `queue_mapping`).
     pub stored: u32,
+    /// It is the number of a queue: [`NO_QUEUE`](super::NO_QUEUE) and more are not written.
+    pub queue: bool,
 }
 
 impl Field {
@@ -140,14 +142,14 @@ impl Field {
         match self.kind {
             FieldKind::Scalar if write && bytes == self.size => {
                 let size = Size::from_bytes(self.stored)?;
-                Some(RecordAccess { offset: record::UAPI + off, size })
+                Some(RecordAccess { queue: self.queue, ..RecordAccess::at(record::UAPI + off, size) })
             }
             FieldKind::Scalar | FieldKind::Memory(_) | FieldKind::Socket { .. } => {
-                Some(RecordAccess { offset: record::UAPI + off, size })
+                Some(RecordAccess::at(record::UAPI + off, size))
             }
-            FieldKind::PacketData => Some(RecordAccess { offset: record::DATA, size: Size::DW }),
-            FieldKind::PacketEnd => Some(RecordAccess { offset: record::DATA_END, size: Size::DW }),
-            FieldKind::PacketMeta => Some(RecordAccess { offset: record::DATA_META, size: Size::DW }),
+            FieldKind::PacketData => Some(RecordAccess::at(record::DATA, Size::DW)),
+            FieldKind::PacketEnd => Some(RecordAccess::at(record::DATA_END, Size::DW)),
+            FieldKind::PacketMeta => Some(RecordAccess::at(record::DATA_META, Size::DW)),
         }
     }
 
@@ -159,7 +161,8 @@ impl Field {
     /// A number that is read whole.
     pub(super) const fn exact(name: &'static str, offset: u32, size: u32) -> Field {
         let kind = FieldKind::Scalar;
-        Field { name, offset, size, kind, unit: size, wide: false, narrow: Narrow::No, writable: false, stored: size }
+        let (unit, narrow) = (size, Narrow::No);
+        Field { name, offset, size, kind, unit, wide: false, narrow, writable: false, stored: size, queue: false }
     }
     /// A number of `size` bytes that is read whole or in parts.
     pub(super) const fn number(name: &'static str, offset: u32, size: u32) -> Field {
@@ -198,5 +201,9 @@ impl Field {
     /// Writable, the kernel keeps the low 16 bits.
     pub(super) const fn writable_half(self) -> Field {
         Field { writable: true, stored: 2, ..self }
+    }
+    /// The same of a queue's number.
+    pub(super) const fn writable_queue(self) -> Field {
+        Field { queue: true, ..self.writable_half() }
     }
 }

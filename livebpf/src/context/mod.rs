@@ -24,7 +24,7 @@ pub use describe::{describe, describe_kind};
 pub use field::{Field, FieldKind, Narrow, Region, SocketView};
 
 use crate::helper::HelperSet;
-use crate::insn::Size;
+use crate::insn::{Size, Src};
 use crate::map::cell::Slice;
 use crate::object::ProgType;
 
@@ -106,6 +106,26 @@ pub struct RecordAccess {
     pub offset: u32,
     /// Bytes to read or write there: 8 for packet pointers, else the access's own size.
     pub size: Size,
+    /// A store of a queue's number: [`NO_QUEUE`] and more are not written.
+    pub queue: bool,
+}
+
+/// Says that there is no queue, where a queue's number of 16 bits is wanted (`NO_QUEUE_MAPPING`).
+pub const NO_QUEUE: u32 = 0xffff;
+
+impl RecordAccess {
+    /// `size` bytes, `offset` bytes from the start of the record.
+    pub const fn at(offset: u32, size: Size) -> RecordAccess {
+        RecordAccess { offset, size, queue: false }
+    }
+
+    /// Whether a store is carried out. As in the kernel all 64 bits of a register count, and the sign of a constant.
+    pub fn is_stored(&self, src: Src, value: u64) -> bool {
+        match src {
+            Src::Reg(_) => !self.queue || value < NO_QUEUE.into(),
+            Src::Imm(imm) => !self.queue || imm < NO_QUEUE as i32,
+        }
+    }
 }
 
 pub mod record {

@@ -77,7 +77,7 @@ pub(super) static TC_SKB: ContextDesc = ContextDesc {
         LEN,
         PKT_TYPE,
         MARK.writable(),
-        QUEUE_MAPPING.writable_half(),
+        QUEUE_MAPPING.writable_queue(),
         PROTOCOL,
         VLAN_PRESENT,
         VLAN_TCI,

@@ -124,7 +124,7 @@ impl<'a> Machine<'a> {
                 self.set(dst, alu::sign_extend(size, value))
             }
             Insn::Store { size, base, off, src } => {
-                self.memory.store(&self.exe, self.address(base, off), size, self.src(src))?;
+                self.memory.store(&self.exe, self.address(base, off), size, src, self.src(src))?;
                 Ok(Next::Follow)
             }
             Insn::Atomic { op, width, base, off, src } => self.atomic(op, width, base, off, src),

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::Executable;
-use crate::context::{Context, FieldKind, Packet, describe_kind};
+use crate::context::{Context, FieldKind, Packet, RecordAccess, describe_kind};
 use crate::helper::{DYNPTR_SIZE, DynptrKind, id, kfunc};
-use crate::insn::Size;
+use crate::insn::{Size, Src};
 use crate::interp::FaultKind;
 use crate::map::Map;
 use crate::map::cell::{Bytes, Slice};
@@ -239,32 +239,34 @@ impl Memory<'_> {
     /// Reads for a load instruction; with `signed`, the caller will sign-extend.
     pub(super) fn load(&self, exe: &Executable, addr: u64, size: Size, signed: bool) -> Result<u64, FaultKind> {
         if let Some((record, place, pointer)) = self.context_access(exe, addr, size, false)? {
-            let value = record.load(place.0 as usize, place.1).filter(|_| !(signed && pointer));
+            let value = record.load(place.offset as usize, place.size).filter(|_| !(signed && pointer));
             return value.ok_or(FaultKind::Access { addr, size: size.bytes().into(), write: false });
         }
         let fault = FaultKind::Access { addr, size: size.bytes().into(), write: false };
         self.checked(exe, addr, size.bytes(), false)?.load(0, size).ok_or(fault)
     }
 
-    /// Writes for a store instruction.
-    pub(super) fn store(&self, exe: &Executable, addr: u64, size: Size, value: u64) -> Result<(), FaultKind> {
+    /// Writes `value`, which is that of `src`, for a store instruction.
+    pub(super) fn store(&self, exe: &Executable, addr: u64, size: Size, src: Src, value: u64) -> Result<(), FaultKind> {
         let fault = FaultKind::Access { addr, size: size.bytes().into(), write: true };
         if let Some((record, place, _)) = self.context_access(exe, addr, size, true)? {
-            return record.store(place.0 as usize, place.1, value).ok_or(fault);
+            if !place.is_stored(src, value) {
+                return Ok(());
+            }
+            return record.store(place.offset as usize, place.size, value).ok_or(fault);
         }
         self.checked(exe, addr, size.bytes(), true)?.store(0, size, value).ok_or(fault)
     }
 
     /// Where an access of the UAPI struct lands in the record, and whether it is a packet pointer; `None` for an
     /// address outside the context.
-    #[allow(clippy::type_complexity)]
     fn context_access(
         &self,
         exe: &Executable,
         addr: u64,
         size: Size,
         write: bool,
-    ) -> Result<Option<(Slice<'_>, (u32, Size), bool)>, FaultKind> {
+    ) -> Result<Option<(Slice<'_>, RecordAccess, bool)>, FaultKind> {
         let Some(context) = self.context else { return Ok(None) };
         let Some(off) = addr.checked_sub(context.record_addr()) else { return Ok(None) };
         if off >= context.record().len() as u64 {
@@ -273,6 +275,6 @@ impl Memory<'_> {
         let name = exe.context_desc().map_or("no context", |d| d.name);
         let fault = FaultKind::Context { context: name, off, size: size.bytes(), write };
         let (field, place) = exe.context_desc().and_then(|d| d.access(off as u32, size, write)).ok_or(fault)?;
-        Ok(Some((context.record(), (place.offset, place.size), field.kind != FieldKind::Scalar)))
+        Ok(Some((context.record(), place, field.kind != FieldKind::Scalar)))
     }
 }

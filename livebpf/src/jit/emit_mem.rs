@@ -5,7 +5,8 @@ use super::emit::{Emitter, gpr};
 use super::emit_alu::{mem_size, sum_of};
 use super::options::JitError;
 use super::plan;
-use super::x64::{Gpr, Mem, Scale, Size};
+use super::x64::{Alu, Cc, Gpr, Mem, Scale, Size};
+use crate::context::NO_QUEUE;
 use crate::insn::{self, AluOp, EndianOp, Imm64, Insn, Pc, Reg, Src, Width};
 use crate::link::MapId;
 
@@ -131,8 +132,26 @@ impl Emitter<'_> {
         true
     }
 
-    /// `mov [base + off], src` or `mov [base + off], imm`
+    /// `mov [base + off], src` or `mov [base + off], imm`; of a queue's number behind `cmp src, 65535 ; jae`, or nothing.
     pub(super) fn emit_stx(&mut self, pc: Pc, size: insn::Size, base: Reg, off: i16, src: Src) {
+        match (self.facts.at(pc).record().filter(|at| at.queue), src) {
+            (None, _) => self.emit_store(pc, size, base, off, src),
+            (Some(_), Src::Reg(number)) => {
+                let ignored = self.asm.new_label();
+                self.asm.alu_ri(Alu::Cmp, Size::Q, gpr(number), NO_QUEUE as i32);
+                self.asm.jcc(Cc::Ae, ignored);
+                self.emit_store(pc, size, base, off, src);
+                self.asm.bind(ignored);
+            }
+            (Some(at), Src::Imm(imm)) => {
+                if at.is_stored(src, imm as i64 as u64) {
+                    self.emit_store(pc, size, base, off, src);
+                }
+            }
+        }
+    }
+
+    fn emit_store(&mut self, pc: Pc, size: insn::Size, base: Reg, off: i16, src: Src) {
         let (mem, size) = self.place(pc, size, base, off);
         match src {
             Src::Reg(src) => self.asm.mov_mr(size, mem, gpr(src)),
